@@ -1,0 +1,50 @@
+/* Epochs: what one thread takes out of a table is freed only when no other can still be looking at it.
+ *
+ * A reader (a queue thread, a pool thread) enters once per batch of requests and leaves before it sleeps; in between it may
+ * use any node or handle that it finds, without a lock and without writing to memory that others read. Who unlinks
+ * an object retires it; its release function runs when every reader that was inside at that time has left.
+ */
+#pragma once
+#include <pthread.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Embedded in what is to be freed late. */
+struct epoch_retired {
+    struct epoch_retired *next;
+    uint64_t epoch;
+    /* Frees the object; runs without any lock, on whichever thread reclaims. False: still pinned, ask again later. */
+    bool (*release)(struct epoch_retired *retired);
+};
+
+struct epoch_reader {
+    alignas(64) _Atomic uint64_t entered; /* the epoch at entry; 0: outside */
+    struct epoch_reader *next;
+};
+
+struct epoch_domain {
+    alignas(64) _Atomic uint64_t current;
+    _Atomic bool waiting; /* something is retired: leaving readers try to reclaim */
+    alignas(64) pthread_mutex_t lock;
+    struct epoch_reader *readers; /* under lock */
+    struct epoch_retired *oldest; /* under lock; oldest first */
+    struct epoch_retired *newest;
+};
+
+void epoch_domain_init(struct epoch_domain *domain);
+/* All readers must have been removed. Releases what is left. */
+void epoch_domain_destroy(struct epoch_domain *domain);
+
+/* A reader belongs to one thread, which alone enters and leaves. */
+void epoch_add_reader(struct epoch_domain *domain, struct epoch_reader *reader);
+void epoch_remove_reader(struct epoch_domain *domain, struct epoch_reader *reader);
+void epoch_enter(struct epoch_domain *domain, struct epoch_reader *reader);
+void epoch_leave(struct epoch_domain *domain, struct epoch_reader *reader);
+
+/* The object must be unreachable for readers that enter from now on. May be called inside or outside. */
+void epoch_retire(struct epoch_domain *domain, struct epoch_retired *retired,
+                  bool (*release)(struct epoch_retired *retired));
+/* Release what no reader can see any more. */
+void epoch_reclaim(struct epoch_domain *domain);

@@ -1,0 +1,49 @@
+/* Nodes: what the guest knows of the share, by nodeid. Owned by one passthrough mount.
+ *
+ * A nodeid's index leads to its node in O(1) without a lock: slots live in chunks that never move while the session lasts.
+ * Only the map (device, inode, mount id) -> node is locked, and sharded. What is taken out is retired by epochs.
+ *
+ * Descriptors are a budget, not a consequence. A directory gets an O_PATH descriptor when it is first needed as a parent;
+ * any other node has none until an operation cannot do without: what can be asked by parent and name (statx says device and
+ * inode too, so the answer checks itself) is asked so. Nodes beyond the budget give their descriptor up (clock order) and are
+ * opened again by file handle where the process may, else by parent and name, checked by device, inode and birth time;
+ * ESTALE where the file is no longer to be found. Before the guest removes or replaces a name, the node that is known
+ * only by that name gets its descriptor, so that it lives on as an unlinked file does.
+ */
+#pragma once
+#include "epoch.h"
+#include "fuse_wire.h"
+#include "request.h"
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/stat.h>
+
+struct passthrough;
+struct node; /* its insides are nodes.c's */
+
+/* The mask with which every statx for a node is made: basic attributes, birth time and mount id. */
+#define NODE_STATX_MASK (STATX_BASIC_STATS | STATX_BTIME | STATX_MNT_ID)
+
+/* The node of a nodeid, held for the request. NULL: stale or invented; answer ESTALE. */
+struct node *node_find(struct request *request, uint64_t nodeid);
+/* An O_PATH descriptor of the node, good until the request ends; or a negative errno (ESTALE, EMFILE, ...). */
+int node_descriptor(struct request *request, struct node *node);
+/* S_IFMT bits; they never change for a node. */
+uint32_t node_type(const struct node *node);
+uint64_t node_id(const struct node *node);
+/* statx of the node itself, in one system call where it is known how. 0 or a negative errno. */
+int node_stat(struct request *request, struct node *node, struct statx *attributes);
+/* Open the node's file anew with these open(2) flags (never a file that is neither regular nor a directory: -EBADF... see
+ * handles.h on what is refused). Returns a descriptor that the caller owns, or a negative errno. */
+int node_open(struct request *request, struct node *node, int flags);
+
+/* The node for what statx of (parent, name) said: a known one, or a new one; counts one lookup and fills the entry (nodeid,
+ * generation, attributes, time-outs, FUSE_ATTR_SUBMOUNT). 0, or a negative errno with no lookup counted. */
+int node_enter(struct request *request, struct node *parent, const char *name, const struct statx *attributes,
+               struct fuse_entry_out *entry);
+/* Take back lookups (FORGET, or a reply that could not be delivered). More than there were: all. The root stays. */
+void node_forget(struct request *request, uint64_t nodeid, uint64_t lookups);
+
+/* Fill attributes and time-out as the mount's cache mode has them. */
+void node_fill_attributes(const struct request *request, const struct statx *from, struct fuse_attr *attributes);

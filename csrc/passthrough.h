@@ -1,0 +1,109 @@
+/* Passthrough: a directory of the host as a file system, answered in C on the queue's own thread.
+ *
+ * One function an operation. passthrough.c owns the mount (open, begin, end, destroy) and the table of operations;
+ *   passthrough_namespace.c   lookup, forget, create, mknod, mkdir, symlink, link, unlink, rmdir, rename, tmpfile, readlink
+ *   passthrough_attributes.c  getattr, setattr, statx, statfs, access
+ *   passthrough_directory.c   opendir, readdir, readdirplus, releasedir, fsyncdir
+ *   passthrough_data.c        open, read, write, flush, release, fsync, fallocate, lseek, copy_file_range, syncfs
+ *   passthrough_locks.c       getlk, setlk, setlkw
+ *   passthrough_xattr.c       setxattr, getxattr, listxattr, removexattr
+ *   passthrough_ioctl.c       ioctl
+ *   credentials.c             acting as the caller: uid, gid, supplementary group, umask
+ *   nodes.c, handles.c        what the guest knows and has open
+ *
+ * Every thread that runs operations has called credentials_prepare_thread: its working directory is /proc/self/fd, of
+ * its own, so that the relative path "N" names descriptor N in calls that want a path (open again, xattr, chmod), also
+ * in a sandbox without /proc.
+ */
+#pragma once
+#include "core.h"
+#include "handles.h"
+#include "nodes.h"
+#include "session.h"
+
+struct node_table;
+struct handle_table;
+struct lock_table;
+
+struct passthrough {
+    struct filesystem filesystem; /* first: a request's filesystem is this mount */
+    struct vhostfs_passthrough_options options; /* root_fd and proc_self_fd are our own duplicates */
+    struct session *session;
+    uint16_t mount;
+    _Atomic uint64_t flags; /* negotiated INIT flags of the session that runs */
+    bool file_handles;      /* open_by_handle_at works for this process and file system */
+    bool local;             /* the host's file system is local: close reports no errors, FLUSH need not be sent */
+    struct node_table *nodes;
+    struct handle_table *handles;
+    struct lock_table *locks;
+};
+
+static inline struct passthrough *passthrough_of(const struct request *request)
+{
+    return (struct passthrough *)(void *)request->filesystem;
+}
+
+static inline bool passthrough_option(const struct passthrough *share, enum vhostfs_passthrough_flags flag)
+{
+    return (share->options.flags & flag) != 0;
+}
+
+static inline bool passthrough_negotiated(const struct passthrough *share, uint64_t flag)
+{
+    return (atomic_load_explicit(&share->flags, memory_order_relaxed) & flag) != 0;
+}
+
+/* passthrough.c */
+int passthrough_create(const struct vhostfs_passthrough_options *options, struct session *session, uint16_t mount,
+                       struct filesystem **filesystem);
+
+/* nodes.c, handles.c, passthrough_locks.c: their tables' life, for passthrough.c. `end` drops all but the root. */
+int node_table_create(struct passthrough *share, struct node_table **table);
+void node_table_end(struct node_table *table);
+void node_table_destroy(struct node_table *table);
+int handle_table_create(struct passthrough *share, struct handle_table **table);
+void handle_table_end(struct handle_table *table);
+void handle_table_destroy(struct handle_table *table);
+int lock_table_create(struct passthrough *share, struct lock_table **table);
+void lock_table_end(struct lock_table *table);
+void lock_table_destroy(struct lock_table *table);
+
+/* credentials.c */
+/* Give the calling thread a working directory, umask (0) and securebits of its own. -errno: it cannot run operations. */
+int credentials_prepare_thread(int proc_self_fd);
+struct credentials {
+    uint32_t uid;
+    uint32_t gid;
+    bool switched;
+    bool grouped;
+};
+/* Act as the request's caller until credentials_restore. 0; -EPERM where the process may not. Costs nothing for a caller
+ * that is the daemon's own user. Capabilities stay: the guest's kernel has checked permissions (default_permissions), and
+ * with groups that the host does not know. */
+int credentials_assume(const struct request *request, struct credentials *credentials);
+void credentials_restore(const struct credentials *credentials);
+/* Set the thread's umask for the next creation (DONT_MASK); remembered, so that an unchanged one costs no call. */
+void credentials_set_umask(uint32_t umask);
+/* Run a write or truncation so that the host clears set-user-id and set-group-id bits (drops CAP_FSETID). */
+bool credentials_drop_fsetid(void);
+void credentials_regain_fsetid(void);
+
+/* passthrough_namespace.c and others: the operations. */
+operation passthrough_lookup, passthrough_forget, passthrough_batch_forget, passthrough_create_file,
+    passthrough_mknod, passthrough_mkdir, passthrough_symlink, passthrough_link, passthrough_unlink,
+    passthrough_rmdir, passthrough_rename, passthrough_rename2, passthrough_tmpfile, passthrough_readlink;
+operation passthrough_getattr, passthrough_setattr, passthrough_statx, passthrough_statfs, passthrough_access;
+operation passthrough_opendir, passthrough_readdir, passthrough_readdirplus, passthrough_releasedir,
+    passthrough_fsyncdir;
+operation passthrough_open, passthrough_read, passthrough_write, passthrough_flush, passthrough_release,
+    passthrough_fsync, passthrough_fallocate, passthrough_lseek, passthrough_copy_file_range,
+    passthrough_copy_file_range_64, passthrough_syncfs;
+operation passthrough_getlk, passthrough_setlk, passthrough_setlkw;
+operation passthrough_setxattr, passthrough_getxattr, passthrough_listxattr, passthrough_removexattr;
+operation passthrough_ioctl;
+
+/* passthrough_data.c: what both OPEN and CREATE do: the flags that reach the host, and those that answer the guest. */
+int passthrough_open_flags(const struct passthrough *share, uint32_t guest_flags);
+uint32_t passthrough_fopen_flags(const struct passthrough *share, uint32_t guest_flags);
+/* passthrough_locks.c: called by FLUSH and RELEASE. */
+void passthrough_drop_posix_locks(struct request *request, struct handle *handle, uint64_t owner);

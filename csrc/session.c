@@ -1,0 +1,150 @@
+/* Sessions: INIT, DESTROY, and the way from an opcode to the file system that answers it. */
+#include "session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+void session_init(struct session *session, const struct vhostfs_session_options *options)
+{
+    memset(session, 0, sizeof(*session));
+    epoch_domain_init(&session->epochs);
+    session->options = *options;
+    pthread_mutex_init(&session->lock, NULL);
+}
+
+void session_destroy(struct session *session)
+{
+    session_end(session);
+    epoch_reclaim(&session->epochs);
+    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
+        if (session->mounts[i] != NULL)
+            session->mounts[i]->destroy(session->mounts[i]);
+    }
+    epoch_domain_destroy(&session->epochs);
+    pthread_mutex_destroy(&session->lock);
+}
+
+int session_mount(struct session *session, uint16_t mount, struct filesystem *filesystem)
+{
+    if (mount >= SESSION_MOUNTS)
+        return -EINVAL;
+    if (session->mounts[mount] != NULL)
+        return -EBUSY;
+    session->mounts[mount] = filesystem;
+    return 0;
+}
+
+static void announce(const struct session *session, const char *text)
+{
+    if (session->announce != NULL)
+        session->announce(session->announce_context, text);
+}
+
+/* Under the lock. */
+static void end_locked(struct session *session)
+{
+    if (atomic_exchange(&session->minor, 0) == 0)
+        return;
+    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
+        if (session->mounts[i] != NULL)
+            session->mounts[i]->end(session->mounts[i]);
+    }
+    atomic_store(&session->flags, 0);
+    announce(session, "session ended");
+}
+
+void session_end(struct session *session)
+{
+    pthread_mutex_lock(&session->lock);
+    end_locked(session);
+    pthread_mutex_unlock(&session->lock);
+}
+
+static int32_t answer_newer_major(struct request *request)
+{
+    /* A kernel with a newer major sends INIT again with ours; it reads no more than these fields now. */
+    struct fuse_init_out out = {.major = FUSE_KERNEL_VERSION, .minor = FUSE_KERNEL_MINOR_VERSION};
+    return reply_bytes(request, &out, sizeof(out));
+}
+
+static void begin_locked(struct session *session, uint32_t minor, uint64_t flags)
+{
+    atomic_store(&session->flags, flags);
+    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
+        if (session->mounts[i] != NULL)
+            session->mounts[i]->begin(session->mounts[i], flags);
+    }
+    atomic_store(&session->minor, minor);
+    char text[VHOSTFS_EVENT_TEXT_SIZE];
+    snprintf(text, sizeof(text), "session began: FUSE 7.%u, flags 0x%llx", minor, (unsigned long long)flags);
+    announce(session, text);
+}
+
+static int32_t answer_init(struct session *session, struct request *request)
+{
+    struct fuse_init_in in = {0};
+    const void *fixed = request_argument(request, FUSE_COMPAT_INIT_IN_SIZE);
+    if (fixed == NULL)
+        return -EIO;
+    memcpy(&in, fixed, FUSE_COMPAT_INIT_IN_SIZE);
+    if (in.major > FUSE_KERNEL_VERSION)
+        return answer_newer_major(request);
+    if (in.major < FUSE_KERNEL_VERSION || in.minor < FUSE_MINIMUM_MINOR)
+        return -EPROTO;
+    uint64_t offered = in.flags;
+    const void *rest = request_argument(request, sizeof(in.flags2));
+    if ((offered & FUSE_INIT_INIT_EXT) != 0 && rest != NULL) {
+        memcpy(&in.flags2, rest, sizeof(in.flags2));
+        offered |= (uint64_t)in.flags2 << 32;
+    }
+    const struct vhostfs_session_options *options = &session->options;
+    uint64_t flags = offered & options->init_flags;
+    if ((flags & FUSE_INIT_INIT_EXT) == 0)
+        flags &= UINT32_MAX;
+    uint32_t minor = in.minor < FUSE_KERNEL_MINOR_VERSION ? in.minor : FUSE_KERNEL_MINOR_VERSION;
+    struct fuse_init_out out = {
+        .major = FUSE_KERNEL_VERSION,
+        .minor = FUSE_KERNEL_MINOR_VERSION,
+        .max_readahead = in.max_readahead < options->max_readahead ? in.max_readahead : options->max_readahead,
+        .flags = (uint32_t)flags,
+        .flags2 = (uint32_t)(flags >> 32),
+        .max_background = options->max_background,
+        .congestion_threshold = options->congestion_threshold,
+        .max_write = options->max_write,
+        .time_gran = 1,
+        .max_pages = (flags & FUSE_INIT_MAX_PAGES) != 0 ? options->max_pages : 0,
+    };
+    int32_t result = reply_bytes(request, &out, sizeof(out));
+    if (result < 0)
+        return result;
+    pthread_mutex_lock(&session->lock);
+    end_locked(session);
+    begin_locked(session, minor, flags);
+    pthread_mutex_unlock(&session->lock);
+    return result;
+}
+
+int32_t session_dispatch(struct session *session, struct request *request)
+{
+    uint32_t opcode = request->in.opcode;
+    if (opcode == FUSE_INIT)
+        return answer_init(session, request);
+    if (atomic_load_explicit(&session->minor, memory_order_acquire) == 0) {
+        if (opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET)
+            return REQUEST_NO_REPLY;
+        return opcode == FUSE_DESTROY ? 0 : -EIO;
+    }
+    if (opcode == FUSE_DESTROY) {
+        session_end(session);
+        return 0;
+    }
+    uint16_t mount = nodeid_mount(request->in.nodeid);
+    if (mount >= SESSION_MOUNTS || session->mounts[mount] == NULL)
+        return -ESTALE;
+    if (opcode >= FUSE_OPCODES)
+        return -ENOSYS;
+    request->filesystem = session->mounts[mount];
+    operation *answer = request->filesystem->operations[opcode];
+    return answer != NULL ? answer(request) : -ENOSYS;
+}
