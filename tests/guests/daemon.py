@@ -1,0 +1,105 @@
+"""The daemon under test, started for one device and stopped with a look at how it fared."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_READY = "Waiting for vhost-user socket connection..."
+_START_SECONDS = 30.0
+_STOP_SECONDS = 30.0
+# A daemon that meets nothing wrong logs neither.
+_TROUBLE = re.compile(r"Traceback|\bERROR\b|\bCRITICAL\b|Sanitizer")
+
+
+class DaemonFailedError(AssertionError):
+    """Raised when the daemon did not start, logged an error, or did not stop with 0; carries its log."""
+
+
+class Daemon:
+    """``vhostfsd`` for one device: serves a directory under a tag, on a socket in ``workplace``.
+
+    Ready to be connected to once made. As a context manager it is stopped at the end, exit status and log
+    checked.
+    """
+
+    def __init__(self, workplace: Path, directory: Path, tag: str, *options: str) -> None:
+        self.tag = tag
+        self.directory = directory
+        self.socket = workplace / f"{tag}.sock"
+        self._lines: list[str] = []
+        self._ready = threading.Event()
+        program = Path(sys.prefix) / "bin/vhostfsd"
+        self._process = subprocess.Popen(
+            [program, "--socket-path", self.socket, "--shared-dir", directory, "--tag", tag, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        if not self._ready.wait(_START_SECONDS) or self._process.poll() is not None:
+            self._process.kill()
+            self._reader.join(_STOP_SECONDS)
+            raise self._failed("did not become ready")
+
+    @property
+    def log(self) -> str:
+        """What it has written on its standard error so far."""
+        return "".join(self._lines)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ask it to end, and wait. Raises DaemonFailedError unless it exits with 0 and logged no trouble."""
+        if self._process.poll() is not None:
+            raise self._failed(f"exited with {self._process.returncode} before it was asked to")
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            status = self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(_STOP_SECONDS)
+            raise self._failed("did not end within 30 seconds of SIGTERM") from None
+        self._reader.join(_STOP_SECONDS)
+        if status != 0:
+            raise self._failed(f"exited with {status} on SIGTERM")
+        if _TROUBLE.search(self.log):
+            raise self._failed("logged an error")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.stop()
+        except DaemonFailedError as failure:
+            # The test's own failure comes first; what the daemon says about it helps to understand it.
+            if error is None:
+                raise
+            error.add_note(str(failure))
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as stream:
+            for line in stream:
+                self._lines.append(line)
+                if _READY in line:
+                    self._ready.set()
+        self._ready.set()
+
+    def _failed(self, what: str) -> DaemonFailedError:
+        return DaemonFailedError(f"vhostfsd for {self.directory} {what}; its log:\n{self.log}")
