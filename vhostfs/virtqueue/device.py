@@ -1,0 +1,226 @@
+"""A device of the data plane: each method is one function of csrc/core.h, typed, with errors as OSError.
+
+The contracts are those of core.h. In short: one thread at a time makes calls for one device, except that
+`next_event` may be called at any time; `stop_queue`, `reset`, `disconnect` and `close` wait until requests
+under way are answered, and everything else returns at once. All calls let other Python threads run
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from vhostfs._core import ffi, lib
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """The size of a device: the rings that it can serve (2 to 65535), its most pool threads, its polling."""
+
+    queues: int
+    pool_threads: int = 64
+    poll_nanoseconds: int = 0
+    """How long an idle queue thread polls before it sleeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What INIT is answered: the flags to take where the guest offers them, sizes in bytes, and limits."""
+
+    init_flags: int
+    max_write: int
+    max_readahead: int
+    max_pages: int
+    max_background: int
+    congestion_threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A piece of guest memory: `size` bytes at `offset` of a descriptor, which stays the caller's."""
+
+    guest_address: int
+    size: int
+    user_address: int
+    offset: int
+    descriptor: int
+
+
+class DeviceEventKind(IntEnum):
+    """What the data plane tells (enum vhostfs_event_kind)."""
+
+    QUEUE_BROKEN = 1
+    """A ring was stopped, and its error descriptor signalled."""
+    MEMORY_GONE = 2
+    """Guest memory vanished; the connection is to be ended."""
+    SESSION = 3
+    """A FUSE session began or ended."""
+    WARNING = 4
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """Something to tell, `queue` and `error` (an errno) being None where they do not apply."""
+
+    kind: DeviceEventKind
+    queue: int | None
+    error: int | None
+    text: str
+
+
+def initialise_core() -> None:
+    """Install the handler that turns vanished guest memory into an event. Idempotent; raises OSError."""
+    _check(lib.vhostfs_core_initialise())
+
+
+def _check(result: int) -> None:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+
+
+class Device:
+    """A file-system device: guest memory, rings and one FUSE session. Owns a vhostfs_device until `close`."""
+
+    def __init__(self, options: DeviceOptions, session: SessionOptions) -> None:
+        """Create the device, without memory, rings or threads; raise OSError where that fails."""
+        made = ffi.new("vhostfs_device **")
+        _check(
+            lib.vhostfs_device_create(
+                ffi.new(
+                    "struct vhostfs_device_options *",
+                    (options.queues, options.pool_threads, options.poll_nanoseconds),
+                ),
+                ffi.new(
+                    "struct vhostfs_session_options *",
+                    {
+                        "init_flags": session.init_flags,
+                        "max_write": session.max_write,
+                        "max_readahead": session.max_readahead,
+                        "max_pages": session.max_pages,
+                        "max_background": session.max_background,
+                        "congestion_threshold": session.congestion_threshold,
+                    },
+                ),
+                made,
+            )
+        )
+        self.queues = options.queues
+        self._handle: Any = made[0]
+
+    @property
+    def handle(self) -> Any:
+        """Return the vhostfs_device, for calls of core.h that mount file systems. ValueError when closed."""
+        if self._handle is None:
+            raise ValueError("the device is closed")
+        return self._handle
+
+    def close(self) -> None:
+        """Disconnect and free the device with its mounts. Waits; harmless when repeated."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            lib.vhostfs_device_destroy(handle)
+
+    def disconnect(self) -> None:
+        """Return to the state before a front-end came: no rings, session, memory, log or features. Waits."""
+        lib.vhostfs_device_disconnect(self.handle)
+
+    def reset(self) -> None:
+        """Stop and disable all rings and end the session; guest memory stays. Waits."""
+        lib.vhostfs_device_reset(self.handle)
+
+    def set_features(self, features: int) -> None:
+        """Take the virtio features that the front-end acknowledged."""
+        _check(lib.vhostfs_device_set_features(self.handle, features))
+
+    # Events.
+
+    @property
+    def event_descriptor(self) -> int:
+        """Return the eventfd that is readable while events wait; it stays the device's."""
+        descriptor: int = lib.vhostfs_device_event_fd(self.handle)
+        return descriptor
+
+    def next_event(self) -> DeviceEvent | None:
+        """Take the oldest event, if there is any."""
+        event = ffi.new("struct vhostfs_event *")
+        lib.vhostfs_device_next_event(self.handle, event)
+        if event.kind == lib.VHOSTFS_EVENT_NONE:
+            return None
+        return DeviceEvent(
+            DeviceEventKind(event.kind),
+            event.queue if event.queue >= 0 else None,
+            event.error or None,
+            ffi.string(event.text).decode(errors="replace"),
+        )
+
+    # Guest memory.
+
+    def add_memory(self, region: Region) -> None:
+        """Map one more region. EEXIST where it overlaps another."""
+        _check(lib.vhostfs_memory_add(self.handle, ffi.new("struct vhostfs_region *", _wired(region))))
+
+    def remove_memory(self, region: Region) -> None:
+        """Unmap a region, found by its addresses and size. ENOENT if there is none."""
+        _check(lib.vhostfs_memory_remove(self.handle, ffi.new("struct vhostfs_region *", _wired(region))))
+
+    def replace_memory(self, regions: Sequence[Region]) -> None:
+        """Map these regions and unmap all others; rings that run go on in the new memory."""
+        table = ffi.new("struct vhostfs_region[]", [_wired(region) for region in regions])
+        _check(lib.vhostfs_memory_replace(self.handle, table, len(regions)))
+
+    def set_log(self, descriptor: int, size: int, offset: int) -> None:
+        """Mark written pages in this dirty log, whose descriptor stays the caller's; -1 drops the log."""
+        _check(lib.vhostfs_memory_log(self.handle, descriptor, size, offset))
+
+    # Rings.
+
+    def set_queue_size(self, index: int, size: int) -> None:
+        """Set how many entries a stopped ring has."""
+        _check(lib.vhostfs_queue_set_size(self.handle, index, size))
+
+    def set_queue_addresses(
+        self, index: int, *, flags: int, descriptors: int, used: int, available: int, log: int
+    ) -> None:
+        """Place a ring, by addresses of the front-end. EFAULT where they are in no region."""
+        _check(lib.vhostfs_queue_set_addresses(self.handle, index, flags, descriptors, used, available, log))
+
+    def set_queue_base(self, index: int, base: int) -> None:
+        """Set where a stopped ring goes on, as SET_VRING_BASE encodes it."""
+        _check(lib.vhostfs_queue_set_base(self.handle, index, base))
+
+    def set_queue_kick(self, index: int, descriptor: int | None) -> None:
+        """Start a ring. Owns the descriptor, in any case; without one the ring is polled."""
+        _check(lib.vhostfs_queue_set_kick(self.handle, index, -1 if descriptor is None else descriptor))
+
+    def set_queue_call(self, index: int, descriptor: int | None) -> None:
+        """Set how the guest is told of used buffers. Owns the descriptor, in any case."""
+        _check(lib.vhostfs_queue_set_call(self.handle, index, -1 if descriptor is None else descriptor))
+
+    def set_queue_error(self, index: int, descriptor: int | None) -> None:
+        """Set how the front-end is told of a broken ring. Owns the descriptor, in any case."""
+        _check(lib.vhostfs_queue_set_error(self.handle, index, -1 if descriptor is None else descriptor))
+
+    def enable_queue(self, index: int, enabled: bool) -> None:
+        """Let a ring be served, or no longer."""
+        _check(lib.vhostfs_queue_set_enabled(self.handle, index, int(enabled)))
+
+    def stop_queue(self, index: int) -> int:
+        """Stop a ring, answer or cancel what was taken from it, and return its base. Waits."""
+        base = ffi.new("uint32_t *")
+        _check(lib.vhostfs_queue_stop(self.handle, index, base))
+        value: int = base[0]
+        return value
+
+
+def _wired(region: Region) -> dict[str, int]:
+    return {
+        "guest_address": region.guest_address,
+        "size": region.size,
+        "user_address": region.user_address,
+        "offset": region.offset,
+        "fd": region.descriptor,
+    }
