@@ -32,6 +32,7 @@ struct handle {
     uint32_t kind;  /* enum handle_kind */
     int fd;         /* owned */
     int flags;      /* open(2) flags as they reached the host */
+    _Atomic uint32_t reading; /* passthrough_data.c's: what it found out about reading without sleeping; starts as 0 */
     uint64_t nodeid;
     struct directory_stream stream;
 };

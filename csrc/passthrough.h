@@ -53,6 +53,40 @@ static inline bool passthrough_negotiated(const struct passthrough *share, uint6
     return (atomic_load_explicit(&share->flags, memory_order_relaxed) & flag) != 0;
 }
 
+/* A descriptor as a path for calls that want one: relative to the working directory of threads that run operations. */
+struct descriptor_path {
+    char text[12];
+};
+
+static inline struct descriptor_path descriptor_path(int descriptor)
+{
+    struct descriptor_path path;
+    unsigned value = (unsigned)descriptor;
+    size_t digits = 1;
+    for (unsigned rest = value; rest > 9; rest /= 10)
+        digits++;
+    path.text[digits] = 0;
+    while (digits > 0) {
+        path.text[--digits] = (char)('0' + value % 10);
+        value /= 10;
+    }
+    return path;
+}
+
+/* The handle that a request names, of the node that it is for. NULL: answer EBADF. */
+static inline struct handle *passthrough_handle(struct request *request, uint64_t fh, enum handle_kind kind)
+{
+    struct handle *handle = handle_find(request, fh, kind);
+    return handle != NULL && handle->nodeid == request->in.nodeid ? handle : NULL;
+}
+
+/* The same where files and directories will do. */
+static inline struct handle *passthrough_any_handle(struct request *request, uint64_t fh)
+{
+    struct handle *handle = passthrough_handle(request, fh, HANDLE_FILE);
+    return handle != NULL ? handle : passthrough_handle(request, fh, HANDLE_DIRECTORY);
+}
+
 /* passthrough.c */
 int passthrough_create(const struct vhostfs_passthrough_options *options, struct session *session, uint16_t mount,
                        struct filesystem **filesystem);
@@ -69,17 +103,20 @@ void lock_table_end(struct lock_table *table);
 void lock_table_destroy(struct lock_table *table);
 
 /* credentials.c */
-/* Give the calling thread a working directory, umask (0) and securebits of its own. -errno: it cannot run operations. */
+/* Give the calling thread a working directory, umask (0) and securebits of its own, and take the daemon's supplementary
+ * groups off it where permitted. Capabilities must not be changed by others afterwards. -errno: it cannot run operations. */
 int credentials_prepare_thread(int proc_self_fd);
 struct credentials {
     uint32_t uid;
     uint32_t gid;
     bool switched;
     bool grouped;
+    bool fsetid_dropped;
 };
 /* Act as the request's caller until credentials_restore. 0; -EPERM where the process may not. Costs nothing for a caller
  * that is the daemon's own user. Capabilities stay: the guest's kernel has checked permissions (default_permissions), and
- * with groups that the host does not know. */
+ * with groups that the host does not know. Only CAP_FSETID is dropped for another user, so that the host decides who may
+ * make a file set-group-id; for that the caller's supplementary group counts where the guest sent it. */
 int credentials_assume(const struct request *request, struct credentials *credentials);
 void credentials_restore(const struct credentials *credentials);
 /* Set the thread's umask for the next creation (DONT_MASK); remembered, so that an unchanged one costs no call. */
@@ -87,6 +124,9 @@ void credentials_set_umask(uint32_t umask);
 /* Run a write or truncation so that the host clears set-user-id and set-group-id bits (drops CAP_FSETID). */
 bool credentials_drop_fsetid(void);
 void credentials_regain_fsetid(void);
+/* Let permission bits count for the daemon too, until what this returned is regained. */
+uint64_t credentials_drop_overrides(void);
+void credentials_regain_overrides(uint64_t dropped);
 
 /* passthrough_namespace.c and others: the operations. */
 operation passthrough_lookup, passthrough_forget, passthrough_batch_forget, passthrough_create_file,
