@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -51,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 _DESCRIPTOR_SIZE: Final = array.array("i").itemsize
 _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * _DESCRIPTOR_SIZE)
+_CREDENTIALS: Final = "=iII"
+"""struct ucred: process, user, group."""
+_CREDENTIALS_SIZE: Final = struct.calcsize(_CREDENTIALS)
 _REMARK_LIMIT: Final = 100
 """The most remarks that one connection may put into the log."""
 _ACCEPT_AGAIN: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -108,7 +112,10 @@ class _Connection:
 
     async def serve(self) -> None:
         """Talk until the front-end leaves, breaks the protocol, or loses its memory."""
-        logger.info("%s: a front-end connected", self._name)
+        process, user, _ = struct.unpack(
+            _CREDENTIALS, self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS_SIZE)
+        )
+        logger.info("%s: a front-end connected (process %d of user %d)", self._name, process, user)
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch_device, group.cancel_scope)
@@ -165,7 +172,9 @@ class _Connection:
         """Do what an event asks; return the value to succeed with. OSError where the device cannot."""
         device = self._device
         match event:
-            case FeaturesSet(features, rings_enabled):
+            case FeaturesSet(features, rings_enabled, stop_first):
+                for index in stop_first:
+                    await self._in_worker(device.stop_queue, index)
                 device.set_features(features)
                 if rings_enabled:
                     for index in range(len(self._machine.rings)):
@@ -188,12 +197,12 @@ class _Connection:
                 self._backchannel, old = descriptor, self._backchannel
                 if old is not None:
                     os.close(old)
-            case QueueSizeSet(index, size, stop_first):
-                if stop_first:
+            case QueueSizeSet(index, size, started):
+                if started:
                     await self._in_worker(device.stop_queue, index)
                 device.set_queue_size(index, size)
-            case QueueBaseSet(index, base, stop_first):
-                if stop_first:
+            case QueueBaseSet(index, base, started):
+                if started:
                     await self._in_worker(device.stop_queue, index)
                 device.set_queue_base(index, base)
             case QueueAddressesSet():

@@ -25,10 +25,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class FeaturesSet:
-    """The driver's choice of features; `rings_enabled` if no ring waits for SET_VRING_ENABLE any more."""
+    """The driver's choice of features, to be taken after the rings in `stop_first` are drained.
+
+    `rings_enabled` if no ring waits for SET_VRING_ENABLE any more.
+    """
 
     features: VirtioFeature
     rings_enabled: bool
+    stop_first: tuple[int, ...]
     vital: ClassVar[bool] = True
 
 

@@ -33,7 +33,8 @@ life:
   come in either order.
 - GET_VRING_BASE takes the kick away, SET_VRING_ENABLE 0 the enabling, RESET_DEVICE both.
 - A kicked ring that is not enabled may be given a size or base anew: User-Mode Linux never asks for a base,
-  it disables and then sets up again. Such an event says `stop_first`.
+  it disables and then sets up again. Such an event says `stop_first`. So does a change of features, after
+  which all rings have to be set up again.
 - What the table does not list is refused: size and base of a running ring are not to be changed.
 
 Guest memory is a set of regions that survives every stop and reset. Regions never overlap in guest physical
@@ -408,10 +409,18 @@ class Backend:
         unknown = payload.value & ~self.offer.features
         if unknown:
             raise ProtocolError(f"it takes features that were not offered: {unknown:#x}")
-        changed = (features ^ self.features) & ~VirtioFeature.LOG_ALL
-        if changed and any(ring.state is RingState.RUNNING for ring in self.rings):
+        if self._alters_rings(features) and any(ring.state is RingState.RUNNING for ring in self.rings):
             raise _RefusedError("features other than LOG_ALL cannot change while a ring runs", vital=True)
-        return FeaturesSet(features, VirtioFeature.PROTOCOL_FEATURES not in features)
+        kicked = [index for index, ring in enumerate(self.rings) if ring.state is RingState.KICKED]
+        return FeaturesSet(
+            features,
+            VirtioFeature.PROTOCOL_FEATURES not in features,
+            stop_first=tuple(kicked) if self._alters_rings(features) else (),
+        )
+
+    def _alters_rings(self, features: VirtioFeature) -> bool:
+        """Tell whether a choice of features is one under which rings have to be set up anew."""
+        return bool((features ^ self.features) & ~VirtioFeature.LOG_ALL)
 
     def _get_protocol_features(self, _payload: Payload, header: Header) -> Event:
         return self._number(header, self.offer.protocol_features)
@@ -607,6 +616,10 @@ class Backend:
     def _commit(self, event: Work, value: int) -> None:
         match event:
             case FeaturesSet(features, rings_enabled):
+                if self._alters_rings(features):
+                    for ring in self.rings:
+                        ring.state = RING_TABLE[ring.state][RingInput.STOP]
+                        ring.size, ring.placed = 0, False
                 self.features = features
                 if rings_enabled:
                     for index in range(len(self.rings)):

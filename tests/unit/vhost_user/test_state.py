@@ -13,6 +13,7 @@ from tests.unit.vhost_user.frontend_script import Conversation, R, number_of
 from vhostfs.errors import ProtocolError
 from vhostfs.vhost_user.events import (
     Answer,
+    FeaturesSet,
     MemoryRegionAdded,
     QueueBaseRequested,
     QueueCallSet,
@@ -110,6 +111,17 @@ def test_features_may_not_change_under_a_running_ring_except_for_logging() -> No
         == 1
     )
     assert conversation.backend.features == V(0x174000000)
+
+
+def test_a_change_of_features_stops_rings_that_are_not_enabled_and_wants_them_set_up_anew() -> None:
+    conversation = started()
+    conversation.play([script.enable(0, 0), script.enable(1, 0), script.features(0x174000000, True)])
+    assert {ring.state for ring in conversation.backend.rings[:2]} == {RingState.KICKED}
+    conversation.play([script.features(0x140000000, True)])
+    assert conversation.events[-1] == FeaturesSet(V(0x140000000), False, stop_first=(0, 1))
+    assert {ring.state for ring in conversation.backend.rings[:2]} == {RingState.STOPPED}
+    answer = conversation.send(R.SET_VRING_KICK, Number(0), need_reply=True, descriptors=1)
+    assert number_of(answer, R.SET_VRING_KICK) == 1
 
 
 def test_without_the_protocol_features_bit_all_rings_are_enabled_at_once() -> None:
