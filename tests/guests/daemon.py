@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import resource
 import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +16,7 @@ from typing import Self
 _READY = "Waiting for vhost-user socket connection..."
 _START_SECONDS = 30.0
 _STOP_SECONDS = 30.0
+_LOG_LINES = 60
 # A daemon that meets nothing wrong logs neither.
 _TROUBLE = re.compile(r"Traceback|\bERROR\b|\bCRITICAL\b|Sanitizer")
 
@@ -56,10 +59,28 @@ class Daemon:
         """What it has written on its standard error so far."""
         return "".join(self._lines)
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+    def open_files(self) -> int:
+        """Count the descriptors that it has open; of several processes, those of the one that has most."""
+        return max(len(list(Path(f"/proc/{process}/fd").iterdir())) for process in self._processes())
+
+    def wait_open_files(self, count: int) -> None:
+        """Wait until it has no more descriptors open than this. Raises DaemonFailedError after 30 seconds."""
+        deadline = time.monotonic() + _STOP_SECONDS
+        while self.open_files() > count:
+            if time.monotonic() > deadline:
+                raise self._failed(f"keeps {self.open_files()} files open where {count} should be")
+            time.sleep(0.02)
+
+    def open_files_limit(self) -> int:
+        """Read how many descriptors each of its processes may have open; the greatest, should they differ."""
+        return max(resource.prlimit(process, resource.RLIMIT_NOFILE)[0] for process in self._processes())
+
+    def _processes(self) -> list[int]:
+        processes = [self._process.pid]
+        for process in processes:
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                processes += map(int, (thread / "children").read_text().split())
+        return processes
 
     def stop(self) -> None:
         """Ask it to end, and wait. Raises DaemonFailedError unless it exits with 0 and logged no trouble."""
@@ -102,4 +123,5 @@ class Daemon:
         self._ready.set()
 
     def _failed(self, what: str) -> DaemonFailedError:
-        return DaemonFailedError(f"vhostfsd for {self.directory} {what}; its log:\n{self.log}")
+        end = "".join(self._lines[-_LOG_LINES:])
+        return DaemonFailedError(f"vhostfsd for {self.directory} {what}; the end of its log:\n{end}")

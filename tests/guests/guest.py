@@ -81,12 +81,12 @@ class Job:
         return _checked(self._command, Finished(int(status), output))
 
 
-def console_tail(log: Path) -> Callable[[], str]:
-    """Make a function that returns the last lines of a console's log."""
+def console_tail(*logs: Path) -> Callable[[], str]:
+    """Make a function that returns the last lines of what a guest's console and its emulator have printed."""
 
     def tail() -> str:
-        text = log.read_text(errors="backslashreplace") if log.exists() else "(nothing)"
-        return "\n".join(text.splitlines()[-CONSOLE_LINES:])
+        texts = [log.read_text(errors="backslashreplace") for log in logs if log.exists()]
+        return "\n".join("\n".join(text.splitlines()[-CONSOLE_LINES:]) for text in texts)
 
     return tail
 

@@ -14,7 +14,7 @@ from tests.guests.agent import Agent, LostGuestError
 from tests.guests.daemon import Daemon
 from tests.guests.guest import Guest, console_tail
 from tests.guests.images import Emulator, Kernel
-from tests.guests.qmp import Monitor
+from tests.guests.qmp import Monitor, MonitorError
 from tests.guests.uml import SCRIPTS
 
 _BOOT_SECONDS = 180.0
@@ -45,7 +45,7 @@ class QemuGuest(Guest):
         self.userland = "/host" if userland else "/"
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
-        self._console = directory / "console.log"
+        console = directory / "console.log"
         initrd = _initrd_with_scripts(kernel, directory)
         agent_path = directory / "agent.sock"
         monitor_path = directory / "monitor.sock"
@@ -59,7 +59,7 @@ class QemuGuest(Guest):
             *("-object", "memory-backend-memfd,id=mem,size=768M,share=on"),
             *("-kernel", str(kernel.vmlinuz), "-initrd", str(initrd)),
             *("-append", f"console=ttyS0 quiet panic=-1 {options}"),
-            *("-serial", f"file:{self._console}"),
+            *("-serial", f"file:{console}"),
             *("-qmp", f"unix:{monitor_path},server=on,wait=off"),
             *(
                 "-chardev",
@@ -81,8 +81,11 @@ class QemuGuest(Guest):
         try:
             self._wait_listening(agent_path)
             self._monitor = Monitor(monitor_path, _START_SECONDS)
-            self.agent = Agent(self._line.fileno(), self._line.fileno(), console_tail(self._console))
+            self.agent = Agent(self._line.fileno(), self._line.fileno(), console_tail(console, self._log))
             self.agent.wait_ready(_BOOT_SECONDS)
+        except MonitorError as error:
+            self.close()
+            raise LostGuestError(f"QEMU did not start ({error}): {self._log.read_text()}") from error
         except BaseException:
             self.close()
             raise

@@ -22,10 +22,14 @@ class Monitor:
         self._socket = socket.socket(socket.AF_UNIX)
         self._received = b""
         self._events: list[dict[str, Any]] = []
-        self._socket.settimeout(timeout)
-        self._socket.connect(str(path))
-        self._message(time.monotonic() + timeout)
-        self.execute("qmp_capabilities")
+        try:
+            self._socket.settimeout(timeout)
+            self._socket.connect(str(path))
+            self._message(time.monotonic() + timeout)
+            self.execute("qmp_capabilities", timeout=timeout)
+        except BaseException:
+            self._socket.close()
+            raise
 
     def execute(self, command: str, /, *, timeout: float = 60.0, **arguments: Any) -> Any:
         """Run a command and return what it returned."""
@@ -63,6 +67,8 @@ class Monitor:
                 data = self._socket.recv(65536)
             except TimeoutError:
                 raise MonitorError("QEMU's monitor did not answer in time") from None
+            except ConnectionError as error:
+                raise MonitorError(f"QEMU is gone ({error})") from error
             if not data:
                 raise MonitorError("QEMU is gone")
             self._received += data

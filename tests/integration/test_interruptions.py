@@ -1,0 +1,133 @@
+"""Guests that stop, start anew and go away, in the middle of what they do."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from tests.guests.daemon import Daemon
+from tests.guests.images import GuestImages
+from tests.integration.fio import fio
+from tests.integration.lanes import Lane, QemuLane, on_qemu
+
+_WAIT_SECONDS = 60.0
+# Each file is synchronised before it gets its name: one that has its name was acknowledged.
+_WRITE_FOR_EVER = """
+number=0
+while :; do
+    number=$((number + 1))
+    printf '%04096d' $number >{place}/.part && sync {place}/.part && mv {place}/.part {place}/file-$number
+done
+"""
+
+
+def _wait_for_files(directory: Path, count: int) -> None:
+    """Wait until a guest that writes has finished so many files more than there are."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    count += _finished_files(directory)
+    while _finished_files(directory) < count:
+        assert time.monotonic() < deadline, f"the guest writes nothing more into {directory}"
+        time.sleep(0.02)
+
+
+def _finished_files(directory: Path) -> int:
+    return len(list(directory.glob("file-*")))
+
+
+def _check_files(directory: Path) -> None:
+    """Check that each finished file holds its number, and that none is missing between."""
+    for number in range(1, _finished_files(directory) + 1):
+        assert (directory / f"file-{number}").read_text() == f"{number:04096}"
+
+
+@on_qemu
+def test_a_guest_that_is_reset_while_it_writes_finds_its_files_again(qemu: QemuLane, tmp_path: Path) -> None:
+    """After a reset amid writing the same daemon serves the guest on, and nothing acknowledged is lost."""
+    directory = tmp_path / "share"
+    directory.mkdir()
+    with Daemon(tmp_path, directory, "share") as daemon, qemu.own_guest([daemon]) as guest:
+        for _ in range(2):
+            place = guest.mount("share")
+            guest.start(_WRITE_FOR_EVER.format(place=place))
+            _wait_for_files(directory, 20)
+            guest.reset()
+            _check_files(directory)
+            place = guest.mount("share")
+            assert guest.run(f"cat {place}/file-20") == f"{20:04096}"
+            guest.run(f"rm {place}/*")
+            guest.unmount("share")
+            assert _finished_files(directory) == 0
+
+
+@on_qemu
+def test_a_guest_that_is_paused_while_it_works_goes_on_as_if_nothing_had_been(
+    qemu: QemuLane, tmp_path: Path
+) -> None:
+    """Stopped and continued again and again over QMP, fio still finds each block as it wrote it."""
+    directory = tmp_path / "share"
+    directory.mkdir()
+    with Daemon(tmp_path, directory, "share") as daemon, qemu.guest_with([daemon]) as guest:
+        place = guest.mount("share")
+        job = guest.start(fio(str(place), "--rw=randrw --bs=4k --size=16m --ioengine=psync"))
+        for _ in range(10):
+            guest.pause()
+            assert guest.monitor.execute("query-status")["running"] is False
+            guest.resume()
+            assert guest.run("echo still here") == "still here\n"
+        job.wait()
+        writer = guest.start(
+            _WRITE_FOR_EVER.format(place=place).replace("while :", "while [ $number -lt 100 ]")
+        )
+        _wait_for_files(directory, 10)
+        guest.pause()
+        guest.resume()
+        writer.wait()
+        assert _finished_files(directory) == 100
+        _check_files(directory)
+
+
+def test_the_same_daemon_serves_the_next_guest_when_one_is_gone(lane: Lane, tmp_path: Path) -> None:
+    """A daemon whose front-end goes away, in order or by force, serves the next and leaks nothing."""
+    directory = tmp_path / "share"
+    directory.mkdir()
+    with Daemon(tmp_path, directory, "share") as daemon:
+        idle = daemon.open_files()
+        for boot in range(4):
+            with (lane.own_guest if boot % 2 else lane.guest_with)([daemon]) as guest:
+                place = guest.mount("share")
+                guest.run(f"echo {boot} >{place}/boot-{boot} && ls -lR {place}")
+                assert guest.run(f"cat {place}/*").split() == [str(number) for number in range(boot + 1)]
+                if boot % 2:
+                    # The power is cut while files are open and the share is mounted.
+                    guest.run(f"tail -f {place}/boot-0 >/dev/null 2>&1 &")
+            daemon.wait_open_files(idle)
+
+
+@on_qemu
+def test_a_guest_with_four_processors_uses_four_request_queues(
+    qemu: QemuLane, images: GuestImages, tmp_path: Path
+) -> None:
+    """With num-request-queues=4 a recent kernel has a queue a processor, and the daemon serves them all."""
+    directory = tmp_path / "share"
+    directory.mkdir()
+    with (
+        Daemon(tmp_path, directory, "share") as daemon,
+        qemu.own_guest([daemon], kernel=images.kernel("sid"), processors=4, queues=4) as guest,
+    ):
+        place = guest.mount("share")
+        device = guest.run("dirname $(grep -lx share /sys/fs/virtiofs/*/tag)").strip()
+        assert guest.run(f"ls {device}/mqs").split() == ["0", "1", "2", "3"]
+        guest.run(
+            fio(
+                str(place),
+                "--rw=randrw --bs=4k --size=4m --ioengine=psync --direct=1"
+                " --numjobs=4 --cpus_allowed=0-3 --cpus_allowed_policy=split",
+            ),
+            timeout=240,
+        )
+        interrupts = guest.run(
+            f"grep $(basename $(readlink {device}/device))-requests /proc/interrupts"
+        ).splitlines()
+        assert len(interrupts) == 4
+        for line in interrupts:
+            assert sum(map(int, line.split()[1:5])) > 0, f"no request went through {line}"
