@@ -2,7 +2,7 @@
 
 
 def fio(directory: str, options: str) -> str:
-    """Make a shell command that lets fio write into a directory and check each block; it fails at a wrong one.
+    """Make a command that lets fio write into a directory and check each block; it fails if one is wrong.
 
     The blocks differ between directories of different names.
     """
