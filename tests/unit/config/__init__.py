@@ -1,0 +1,1 @@
+"""Configuration: files with positions, options, and what both mean."""

@@ -1,0 +1,1 @@
+"""The daemon around the data plane: logs, sockets, sandbox, life and death."""

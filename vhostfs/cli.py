@@ -1,0 +1,107 @@
+"""The commands: `vhostfs serve`, `vhostfs check`, and `vhostfsd`, which takes the options of serve alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from vhostfs.config.command_line import add_serve_options, served
+from vhostfs.errors import ConfigurationError, StartError
+
+CAPABILITIES: Final = {"type": "fs", "features": ["separate-options"]}
+"""What --print-capabilities prints: docs/interop/vhost-user.json of QEMU, read by libvirt."""
+
+SERVE_USAGE: Final = "%(prog)s [OPTION...] --shared-dir PATH --socket-path PATH | --config FILE"
+
+SERVE_TEXT: Final = (
+    "Serve directories of this host to virtual machines over vhost-user. The options are virtiofsd's; a"
+    " configuration file says more, for any number of devices."
+)
+
+
+class _Version(argparse.Action):
+    """--version, which looks the number up only when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, default=argparse.SUPPRESS, help="print the version")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        sys.stdout.write(f"{parser.prog} {version('vhostfs')}\n")
+        parser.exit()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `vhostfs`; return the exit status: 0, 1 for what cannot be served, 2 for wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="vhostfs",
+        description="Host directories as file systems in virtual machines.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("-V", "--version", action=_Version)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser(
+        "serve", help="serve devices", usage=SERVE_USAGE, description=SERVE_TEXT, allow_abbrev=False
+    )
+    add_serve_options(serve)
+    check = commands.add_parser(
+        "check",
+        help="say what is wrong with a configuration file",
+        description="Read a configuration file and print each fault with its place; nothing is served.",
+        allow_abbrev=False,
+    )
+    check.add_argument("file", type=Path, metavar="FILE")
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "check":
+        return _reported(lambda: _check(parsed.file))
+    return _reported(lambda: _serve(serve, parsed))
+
+
+def daemon_main(arguments: Sequence[str] | None = None) -> int:
+    """Run `vhostfsd`; return the exit status as main does."""
+    parser = argparse.ArgumentParser(
+        prog="vhostfsd", usage=SERVE_USAGE, description=SERVE_TEXT, allow_abbrev=False
+    )
+    parser.add_argument("-V", "--version", action=_Version)
+    add_serve_options(parser)
+    parsed = parser.parse_args(arguments)
+    return _reported(lambda: _serve(parser, parsed))
+
+
+def _serve(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
+    if "print_capabilities" in parsed:
+        sys.stdout.write(json.dumps(CAPABILITIES) + "\n")
+        return 0
+    request = served(parser, parsed, os.environ)
+    # Everything that serves, the data plane above all, is loaded only now: --help and check do without.
+    from vhostfs.daemon import run  # noqa: PLC0415
+
+    return run(request.configuration, request.notices, os.environ)
+
+
+def _check(path: Path) -> int:
+    from vhostfs.config import schema  # noqa: PLC0415
+    from vhostfs.config.model import idle_settings  # noqa: PLC0415
+
+    configuration = schema.load(path)
+    for sentence in idle_settings(configuration):
+        sys.stdout.write(f"{path}: warning: {sentence}\n")
+    sys.stdout.write(f"{path}: no faults; devices: {', '.join(configuration.device_names())}\n")
+    return 0
+
+
+def _reported(command: Callable[[], int]) -> int:
+    """Run a command; what keeps it from its work becomes a sentence on stderr, and status 1."""
+    try:
+        return command()
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+    except StartError as error:
+        sys.stderr.write(f"vhostfs: {error}\n")
+    return 1

@@ -1,0 +1,275 @@
+"""The configuration of a daemon: what it serves, to whom, how. Defaults are virtiofsd's where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from pathlib import PurePosixPath
+from typing import Final
+
+from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
+
+TAG_LIMIT: Final = 36
+"""Most bytes of a tag: struct virtio_fs_config, virtio 5.11.4."""
+
+SOCKET_PATH_LIMIT: Final = 107
+"""Most bytes of a socket's path: struct sockaddr_un without the final NUL."""
+
+REQUEST_QUEUE_LIMIT: Final = 255
+"""Most request queues: a vhost-user ring index has eight bits, and the first ring is not for requests."""
+
+MOUNT_DESCRIPTORS_MINIMUM: Final = 16
+"""Fewest descriptors that the nodes of a mount can do with."""
+
+POOL_THREADS: Final = 64
+"""Most threads of a device for requests that wait, unless told otherwise."""
+
+DAY: Final = 86_400.0
+
+
+class LockOwner(StrEnum):
+    """Who keeps a kind of lock."""
+
+    GUEST = "guest"
+    """The guest's kernel: fast, and invisible to the host and to other guests."""
+    HOST = "host"
+    """The host's file system: seen by everybody, one request a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a guest may trust what it was told, in seconds."""
+
+    entry: float
+    """That a name leads to a file."""
+    attribute: float
+    """A file's size, times, owner, mode."""
+    negative: float
+    """That a name is missing; 0 has it ask each time."""
+
+
+TIMEOUTS: Final = {
+    CacheMode.NEVER: Timeouts(entry=0.0, attribute=0.0, negative=0.0),
+    CacheMode.METADATA: Timeouts(entry=DAY, attribute=DAY, negative=1.0),
+    CacheMode.AUTO: Timeouts(entry=1.0, attribute=1.0, negative=1.0),
+    CacheMode.ALWAYS: Timeouts(entry=DAY, attribute=DAY, negative=1.0),
+}
+"""What each cache mode means where no time-out is given.
+
+A missing name is never trusted for longer than a second: what a host adds to a share shall appear in a guest.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Locks:
+    """Who keeps which locks."""
+
+    posix: LockOwner = LockOwner.GUEST
+    flock: LockOwner = LockOwner.GUEST
+
+
+@dataclass(frozen=True, slots=True)
+class PassthroughSettings:
+    """A directory of the host, served as it is."""
+
+    shared_dir: PurePosixPath
+    """Absolute."""
+    cache: CacheMode = CacheMode.AUTO
+    timeouts: Timeouts = TIMEOUTS[CacheMode.AUTO]
+    readdirplus: ReaddirplusMode = ReaddirplusMode.AUTO
+    writeback: bool = False
+    xattr: bool = False
+    posix_acl: bool = False
+    """Implies xattr."""
+    killpriv_v2: bool = False
+    announce_submounts: bool = True
+    locks: Locks = Locks()
+    direct_io: bool = False
+    """O_DIRECT of the guest reaches the host's file."""
+    allow_mmap: bool = False
+    read_only: bool = False
+    descriptors: int | None = None
+    """Most descriptors kept for nodes; None: a fair part of what the process may open."""
+
+
+MountSettings = PassthroughSettings
+"""What can be mounted: the union of all backends' settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathSocket:
+    """A socket that the daemon makes, and removes when it ends."""
+
+    path: PurePosixPath
+    group: str | None = None
+    """Name or number of the group that owns it; None: the daemon's own."""
+    mode: int | None = None
+    """Permission bits; None: 0600, or 0660 where a group is given."""
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class InheritedSocket:
+    """A listening socket that whoever started the daemon left open."""
+
+    fd: int
+
+    def __str__(self) -> str:
+        return f"descriptor {self.fd}"
+
+
+@dataclass(frozen=True, slots=True)
+class ActivatedSocket:
+    """A listening socket that systemd passes: by FileDescriptorName=, or by its place among them, from 0."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"systemd socket {self.name}"
+
+
+SocketSettings = PathSocket | InheritedSocket | ActivatedSocket
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSettings:
+    """One virtio-fs device: a socket for one front-end at a time, and what its guest sees."""
+
+    socket: SocketSettings
+    mounts: dict[PurePosixPath, MountSettings]
+    """By place in the guest's mount; `/` is there."""
+    tag: str | None = None
+    """What the guest mounts by, told to front-ends that ask for it; None: the front-end knows it."""
+    request_queues: int = 1
+    packed: bool = False
+    poll_microseconds: int = 0
+    """How long an idle queue polls before it sleeps."""
+    pool_threads: int = POOL_THREADS
+    """Most threads for requests that wait for a disk."""
+
+    @property
+    def name(self) -> str:
+        """Return what log lines call the device."""
+        return self.tag or str(self.socket)
+
+
+class SandboxMode(StrEnum):
+    """What the daemon sees of the host's files while it serves."""
+
+    NAMESPACE = "namespace"
+    """The shares, in a mount namespace of its own, and for a user in a user namespace of its own, too."""
+    CHROOT = "chroot"
+    """The share, by chroot(2); for containers that allow no namespaces."""
+    NONE = "none"
+    """Everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdRange:
+    """A range of user or group numbers in the daemon's user namespace and outside it."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """How the daemon is locked in."""
+
+    mode: SandboxMode = SandboxMode.NAMESPACE
+    uid_map: tuple[IdRange, ...] = ()
+    """Empty: root needs none; a user becomes 0, followed by the range that /etc/subuid grants."""
+    gid_map: tuple[IdRange, ...] = ()
+
+
+class LogLevel(IntEnum):
+    """The least severe event that is logged, by virtiofsd's names; the numbers are logging's."""
+
+    TRACE = 5
+    DEBUG = 10
+    INFO = 20
+    WARN = 30
+    ERROR = 40
+    OFF = 100
+
+
+class LogFormat(StrEnum):
+    """How an event becomes a line."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogDestination(StrEnum):
+    """Where events go."""
+
+    STDERR = "stderr"
+    SYSLOG = "syslog"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What is logged, how and where."""
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.TEXT
+    destination: LogDestination = LogDestination.STDERR
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that a daemon is told."""
+
+    devices: tuple[DeviceSettings, ...]
+    sandbox: SandboxSettings = SandboxSettings()
+    log: LogSettings = LogSettings()
+    rlimit_nofile: int | None = None
+    """Most open descriptors of the process; None: as many as allowed, up to 1,000,000; 0: left as it is."""
+    once: bool = False
+    """End with the front-ends instead of waiting for the next ones."""
+
+    def device_names(self) -> tuple[str, ...]:
+        """Return what log lines call the devices: by tag, and where several share it, by socket as well."""
+        tags = [device.tag for device in self.devices]
+        return tuple(
+            f"{device.name} ({device.socket})" if tags.count(device.tag) > 1 and device.tag else device.name
+            for device in self.devices
+        )
+
+    def shared_directories(self) -> tuple[PurePosixPath, ...]:
+        """Return every directory of the host that is served, each once, in order."""
+        found = (mount.shared_dir for device in self.devices for mount in device.mounts.values())
+        return tuple(dict.fromkeys(found))
+
+
+def idle_settings(configuration: Configuration) -> Iterator[str]:
+    """Yield a sentence for each setting that another one makes idle."""
+    for device in configuration.devices:
+        for mount in device.mounts.values():
+            cached = mount.cache in {CacheMode.AUTO, CacheMode.ALWAYS}
+            if mount.writeback and not cached:
+                yield f"{device.name}: writeback does nothing with cache {mount.cache}"
+            if mount.allow_mmap and cached:
+                yield f"{device.name}: allow_mmap does nothing with cache {mount.cache}: files map anyway"
+
+
+def contradictions(configuration: Configuration) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield what cannot be served although each part of it is right: the path of the key, and a reason."""
+    seen: dict[SocketSettings, int] = {}
+    for index, device in enumerate(configuration.devices):
+        origin = PathSocket(device.socket.path) if isinstance(device.socket, PathSocket) else device.socket
+        if origin in seen:
+            yield ("devices", index, "socket"), f"the same socket as devices[{seen[origin]}]"
+        seen.setdefault(origin, index)
+    sandbox = configuration.sandbox
+    if sandbox.mode is SandboxMode.CHROOT and len(configuration.shared_directories()) > 1:
+        reason = "chroot holds one shared directory; several need namespace or none"
+        yield ("sandbox", "mode"), reason
+    if sandbox.mode is not SandboxMode.NAMESPACE:
+        for key, ranges in (("uid_map", sandbox.uid_map), ("gid_map", sandbox.gid_map)):
+            if ranges:
+                yield ("sandbox", key), "needs the sandbox mode namespace"

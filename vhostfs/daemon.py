@@ -1,0 +1,158 @@
+"""The life of a daemon: sockets, sandbox, devices; then serving until it is told to end.
+
+The order matters. Sockets are made and everything is imported while the host's files are in sight. The
+sandbox comes next, before there is a second thread. Then devices are made from descriptors alone, and only
+then is anybody told that they can connect.
+"""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import anyio
+
+from vhostfs import logs
+from vhostfs.config.model import Configuration, idle_settings
+from vhostfs.devices import descriptor_budgets, make_device, offer
+from vhostfs.errors import StartError
+from vhostfs.listening import Listener, forget_passed_sockets, open_listener
+from vhostfs.sandbox import Sandbox, enter
+from vhostfs.transports.vhost_user import serve_device
+from vhostfs.vhost_user.offer import Offer
+from vhostfs.virtqueue import Device, initialise_core
+
+logger = logging.getLogger(__name__)
+
+READY: Final = "Waiting for vhost-user socket connection..."
+"""Launchers look for this text on stderr: Kata's runtime-rs."""
+
+DESCRIPTORS_WANTED: Final = 1_000_000
+"""How many open descriptors a daemon asks for: virtiofsd's number."""
+
+END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+IMPORTED_ON_FIRST_USE: Final = ("anyio._backends._asyncio", "traceback", "linecache", "tokenize")
+CODECS_FOUND_ON_FIRST_USE: Final = ("ascii", "latin-1", "unicode_escape", "utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """One device, ready for front-ends."""
+
+    name: str
+    listener: Listener
+    device: Device
+    offer: Offer
+
+
+def run(configuration: Configuration, notices: Sequence[str], environment: MutableMapping[str, str]) -> int:
+    """Serve until a signal ends it or, with `once`, until the front-ends have gone; return the exit status.
+
+    SIGTERM, SIGINT and SIGHUP answer what guests have under way, then end with status 0; a second signal ends
+    at once. A device that fails by itself is logged and leaves the others running; the status is 1 then.
+    Raise StartError, before anybody could connect, where the host does not let it start.
+    """
+    logs.set_up(configuration.log)
+    for sentence in (*notices, *idle_settings(configuration)):
+        logger.warning("%s", sentence)
+    budgets = descriptor_budgets(configuration, raise_descriptor_limit(configuration.rlimit_nofile))
+    _import_everything()
+    with ExitStack() as cleanup:
+        listeners = [
+            _opened(open_listener(device.socket, environment), cleanup) for device in configuration.devices
+        ]
+        forget_passed_sockets(environment)
+        sandbox = enter(configuration.sandbox, configuration.shared_directories())
+        initialise_core()
+        served = []
+        for settings, name, listener in zip(
+            configuration.devices, configuration.device_names(), listeners, strict=True
+        ):
+            device = make_device(settings, sandbox, budgets)
+            cleanup.callback(device.close)
+            served.append(_Served(name, listener, device, offer(settings)))
+        _close(sandbox)
+        return anyio.run(
+            _serve_all, served, configuration.once, lambda: logs.announce(configuration.log, READY)
+        )
+
+
+def raise_descriptor_limit(wanted: int | None) -> int:
+    """Set how many descriptors the process may open, and return the number.
+
+    None takes what is allowed, up to 1,000,000; 0 leaves the limit. Raise StartError where a number that was
+    asked for is not allowed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = int(Path("/proc/sys/fs/nr_open").read_text())
+    if wanted == 0:
+        return soft
+    limit = max(soft, min(hard, DESCRIPTORS_WANTED)) if wanted is None else wanted
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, max(limit, hard)))
+    except (OSError, ValueError) as error:
+        raise StartError(f"{limit} open descriptors are not allowed: {error}") from None
+    return limit
+
+
+def _import_everything() -> None:
+    """Import what libraries leave until it is needed, which is when a sandbox hides the files."""
+    for module in IMPORTED_ON_FIRST_USE:
+        importlib.import_module(module)
+    for codec in CODECS_FOUND_ON_FIRST_USE:
+        codecs.lookup(codec)
+
+
+def _opened(listener: Listener, cleanup: ExitStack) -> Listener:
+    cleanup.callback(listener.close)
+    return listener
+
+
+def _close(sandbox: Sandbox) -> None:
+    """Close what the sandbox left open; the devices have their own duplicates."""
+    for descriptor in (*sandbox.shares.values(), sandbox.proc_self_fd):
+        os.close(descriptor)
+
+
+async def _serve_all(served: Sequence[_Served], once: bool, announce: Callable[[], None]) -> int:
+    failures: list[str] = []
+    with anyio.open_signal_receiver(*END_SIGNALS) as signals:
+        async with anyio.create_task_group() as daemon:
+
+            async def end_on_signal() -> None:
+                async for number in signals:
+                    logger.info("ending: %s", number.name)
+                    daemon.cancel_scope.cancel()
+                    for each in END_SIGNALS:
+                        signal.signal(each, signal.SIG_DFL)
+                    return
+
+            daemon.start_soon(end_on_signal)
+            async with anyio.create_task_group() as devices:
+                for each in served:
+                    devices.start_soon(_serve_one, each, once, failures)
+                announce()
+            daemon.cancel_scope.cancel()
+    logger.info("ended")
+    return 1 if failures else 0
+
+
+async def _serve_one(served: _Served, once: bool, failures: list[str]) -> None:
+    """Serve a device; a fault in it is logged, and costs no other device anything."""
+    try:
+        await serve_device(served.listener.socket, served.device, served.offer, name=served.name, once=once)
+    except Exception:
+        logger.exception("%s: this device is no longer served", served.name)
+        failures.append(served.name)
+        served.listener.close()
