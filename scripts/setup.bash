@@ -4,7 +4,7 @@
 PROJECT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=$PROJECT/.venv
 # Kernels and emulators for guests are kept for the user and not for the checkout, so that a fresh clone need not fetch them again.
-export VHOSTFS_GUESTS=${VHOSTFS_GUESTS:-${XDG_CACHE_HOME:-$HOME/.cache}/vhostfs/guests}
+export VHOSTFS_CACHE=${VHOSTFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vhostfs}
 # sudo and cron users may lack these on their PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
@@ -87,6 +87,30 @@ sys.exit(sys.version_info < (3, 12) or not Path(sysconfig.get_path("include"), "
     return 1
 }
 
+# unpack_python: put Debian 13's Python into the cache, made to run on a host whose C library is older, and print its path.
+unpack_python() {
+    local place=$VHOSTFS_CACHE/python-trixie part=$VHOSTFS_CACHE/.python-trixie.part libraries
+    if [[ ! -f $place/release ]]; then
+        # shellcheck source=scripts/debian-suite.bash
+        source "$PROJECT/scripts/debian-suite.bash"
+        need_packages patchelf xz-utils
+        lock_cache
+        rm -rf "$part" "$place"
+        read_lists trixie
+        unpack trixie "$part" --with-dependencies python3-venv python3-dev
+        libraries=$place/usr/lib/x86_64-linux-gnu
+        # An rpath of the old kind holds for what the libraries load in their turn, and for extension modules.
+        patchelf --force-rpath --set-rpath "$libraries" --set-interpreter "$libraries/ld-linux-x86-64.so.2" "$part/usr/bin/python3.13"
+        # Debian's ensurepip looks for its wheels where its packages would have installed them.
+        sed -i "s,/usr/share/python-wheels,$place/usr/share/python-wheels,g" "$part"/usr/lib/python3.13/_sysconfigdata_*.py
+        # Its pyconfig.h finds the real one only below /usr/include.
+        cp -f "$part/usr/include/x86_64-linux-gnu/python3.13/pyconfig.h" "$part/usr/include/python3.13/pyconfig.h"
+        echo 3.13 >"$part/release"
+        mv "$part" "$place"
+    fi >&2
+    printf '%s\n' "$place/usr/bin/python3.13"
+}
+
 # need_environment EXTRA: make .venv with the project in it, its C core built; EXTRA is "" or an extra such as "[dev]".
 # Does nothing where the sources of the C core and the packaging are those that it was made of.
 need_environment() {
@@ -96,9 +120,9 @@ need_environment() {
         case $(<"$stamp") in "$made_of$extra" | "$made_of[dev]") return 0 ;; esac
     fi
     if [[ ! -x $VENV/bin/python ]] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
-        python=$(find_python) ||
-            fail "vhostfs needs Python 3.12 or newer with its venv module and C headers, and none was found on PATH, in pyenv or with uv:" \
-                "install one, for instance by 'pyenv install 3.12', 'uv python install 3.12', or on Debian 13 'apt-get install python3-venv python3-dev'."
+        python=$(find_python || unpack_python) ||
+            fail "vhostfs needs Python 3.12 or newer with its venv module and C headers; none was found, nor could Debian 13's be fetched:" \
+                "install one, for instance by 'uv python install 3.12', or on Debian 13 'apt-get install python3-venv python3-dev'."
         step "Making .venv with $python" "$python" -m venv --clear "$VENV" || fail "$python could not make a virtual environment in $VENV."
     fi
     rm -f "$stamp"

@@ -39,13 +39,13 @@ class Emulator:
 
 
 class GuestImages:
-    """The images in a cache directory: ``$VHOSTFS_GUESTS``, or ``~/.cache/vhostfs/guests``."""
+    """The images in a cache directory: ``$VHOSTFS_CACHE``, or ``~/.cache/vhostfs``."""
 
     __slots__ = ("_directory",)
 
     def __init__(self, directory: Path | None = None) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self._directory = directory or Path(os.environ.get("VHOSTFS_GUESTS") or cache / "vhostfs/guests")
+        self._directory = directory or Path(os.environ.get("VHOSTFS_CACHE") or cache / "vhostfs")
 
     def kernel(self, suite: str) -> Kernel:
         """Find the kernel of a Debian suite, ``bookworm`` or ``sid``. Raises MissingImageError."""
