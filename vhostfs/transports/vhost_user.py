@@ -250,14 +250,14 @@ class _Connection:
             yield event
 
     def _report(self, event: DeviceEvent) -> None:
-        ring = "" if event.queue is None else f"ring {event.queue}: "
         cause = "" if event.error is None else f" ({os.strerror(event.error)})"
         match event.kind:
             case DeviceEventKind.MEMORY_GONE:
-                logger.error("%s: connection ended: %s%s%s", self._name, ring, event.text, cause)
+                logger.error("%s: connection ended: %s%s", self._name, event.text, cause)
             case DeviceEventKind.QUEUE_BROKEN:
-                logger.error("%s: %sbroken: %s%s", self._name, ring, event.text, cause)
+                logger.error("%s: %s%s", self._name, event.text, cause)
             case DeviceEventKind.WARNING:
+                ring = "" if event.queue is None else f"ring {event.queue}: "
                 logger.warning("%s: %s%s%s", self._name, ring, event.text, cause)
             case DeviceEventKind.SESSION:
                 logger.info("%s: %s", self._name, event.text)

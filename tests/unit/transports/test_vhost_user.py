@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -299,14 +300,14 @@ async def test_memory_that_vanishes_ends_the_connection(
     def talk() -> None:
         with SocketFrontend(path) as frontend:
             frontend.settle()
-            device.tell(DeviceEvent(DeviceEventKind.QUEUE_BROKEN, 1, 14, "the ring lies nowhere"))
+            device.tell(DeviceEvent(DeviceEventKind.QUEUE_BROKEN, 1, 22, "ring 1 is stopped: a loop"))
             device.tell(DeviceEvent(DeviceEventKind.MEMORY_GONE, None, None, "guest memory vanished"))
             assert frontend.hung_up()
         with SocketFrontend(path) as frontend:
             frontend.settle()
 
     await while_served(listener, device, talk)
-    assert "share: ring 1: broken: the ring lies nowhere (Bad address)" in caplog.text
+    assert "share: ring 1 is stopped: a loop (Invalid argument)" in caplog.text
     assert "share: connection ended: guest memory vanished" in caplog.text
 
 
@@ -380,6 +381,23 @@ async def test_a_front_end_that_never_pauses_holds_up_no_other(
             await while_served(listener, device, talk)
             group.cancel_scope.cancel()
     other.close()
+
+
+async def test_a_front_end_that_reads_no_replies_can_still_leave(
+    listener: socket.socket, device: FakeDevice, path: Path
+) -> None:
+    def talk() -> None:
+        with SocketFrontend(path) as frontend:
+            frontend.socket.setblocking(False)
+            questions = build_request(R.GET_FEATURES) * 100
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    frontend.socket.send(questions)
+        gone(device)
+        with SocketFrontend(path) as frontend:
+            frontend.settle()
+
+    await while_served(listener, device, talk)
 
 
 async def test_cancellation_lets_what_runs_finish_and_cleans_the_device(
