@@ -172,13 +172,10 @@ class _Connection:
         """Do what an event asks; return the value to succeed with. OSError where the device cannot."""
         device = self._device
         match event:
-            case FeaturesSet(features, rings_enabled, stop_first):
+            case FeaturesSet(features, stop_first):
                 for index in stop_first:
                     await self._in_worker(device.stop_queue, index)
                 device.set_features(features)
-                if rings_enabled:
-                    for index in range(len(self._machine.rings)):
-                        device.enable_queue(index, True)
             case DeviceReset():
                 await self._in_worker(device.reset)
             case MemoryTableReplaced(regions, descriptors):

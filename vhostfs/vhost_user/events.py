@@ -27,11 +27,10 @@ class Answer:
 class FeaturesSet:
     """The driver's choice of features, to be taken after the rings in `stop_first` are drained.
 
-    `rings_enabled` if no ring waits for SET_VRING_ENABLE any more.
+    Without PROTOCOL_FEATURES among them, all rings are enabled by that.
     """
 
     features: VirtioFeature
-    rings_enabled: bool
     stop_first: tuple[int, ...]
     vital: ClassVar[bool] = True
 

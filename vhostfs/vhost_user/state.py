@@ -412,11 +412,7 @@ class Backend:
         if self._alters_rings(features) and any(ring.state is RingState.RUNNING for ring in self.rings):
             raise _RefusedError("features other than LOG_ALL cannot change while a ring runs", vital=True)
         kicked = [index for index, ring in enumerate(self.rings) if ring.state is RingState.KICKED]
-        return FeaturesSet(
-            features,
-            VirtioFeature.PROTOCOL_FEATURES not in features,
-            stop_first=tuple(kicked) if self._alters_rings(features) else (),
-        )
+        return FeaturesSet(features, tuple(kicked) if self._alters_rings(features) else ())
 
     def _alters_rings(self, features: VirtioFeature) -> bool:
         """Tell whether a choice of features is one under which rings have to be set up anew."""
@@ -615,13 +611,13 @@ class Backend:
 
     def _commit(self, event: Work, value: int) -> None:
         match event:
-            case FeaturesSet(features, rings_enabled):
+            case FeaturesSet(features):
                 if self._alters_rings(features):
                     for ring in self.rings:
                         ring.state = RING_TABLE[ring.state][RingInput.STOP]
                         ring.size, ring.placed = 0, False
                 self.features = features
-                if rings_enabled:
+                if VirtioFeature.PROTOCOL_FEATURES not in features:
                     for index in range(len(self.rings)):
                         self._move(index, RingInput.ENABLE)
             case MemoryTableReplaced(regions):

@@ -133,7 +133,7 @@ class Device:
         lib.vhostfs_device_reset(self.handle)
 
     def set_features(self, features: int) -> None:
-        """Take the virtio features that the front-end acknowledged."""
+        """Take the acknowledged virtio features; without PROTOCOL_FEATURES (bit 30) all rings are enabled."""
         _check(lib.vhostfs_device_set_features(self.handle, features))
 
     # Events.

@@ -153,19 +153,6 @@ async def test_a_ring_restarted_without_a_stop_is_drained_first(
     await while_served(listener, device, talk)
 
 
-async def test_all_rings_are_enabled_where_the_front_end_will_not_do_it(
-    listener: socket.socket, device: FakeDevice, path: Path
-) -> None:
-    def talk() -> None:
-        with SocketFrontend(path) as frontend:
-            assert frontend.acknowledged(R.SET_FEATURES, Number(0x130000000)) == 0
-
-    await while_served(listener, device, talk)
-    assert [call for call in device.calls if call[0] == "enable_queue"] == [
-        ("enable_queue", index, True) for index in range(4)
-    ]
-
-
 async def test_bytes_may_arrive_one_by_one(listener: socket.socket, device: FakeDevice, path: Path) -> None:
     def talk() -> None:
         with SocketFrontend(path) as frontend:

@@ -118,7 +118,7 @@ def test_a_change_of_features_stops_rings_that_are_not_enabled_and_wants_them_se
     conversation.play([script.enable(0, 0), script.enable(1, 0), script.features(0x174000000, True)])
     assert {ring.state for ring in conversation.backend.rings[:2]} == {RingState.KICKED}
     conversation.play([script.features(0x140000000, True)])
-    assert conversation.events[-1] == FeaturesSet(V(0x140000000), False, stop_first=(0, 1))
+    assert conversation.events[-1] == FeaturesSet(V(0x140000000), stop_first=(0, 1))
     assert {ring.state for ring in conversation.backend.rings[:2]} == {RingState.STOPPED}
     answer = conversation.send(R.SET_VRING_KICK, Number(0), need_reply=True, descriptors=1)
     assert number_of(answer, R.SET_VRING_KICK) == 1
