@@ -2,9 +2,9 @@
 
 One front-end is served at a time; others wait in the listener's backlog. The protocol is decided by
 vhostfs.vhost_user.state and the work done by vhostfs.virtqueue; what lives here is the order of things. A
-message is carried out before the next one is read. Calls that may wait (draining a ring, mapping memory)
-run in a worker thread, one at a time for a connection, so that the devices of one daemon do not wait for
-each other.
+message is carried out before the next one is read. What the device is asked to do may wait, for requests
+under way or for a file of the front-end's choice, so it is done in a worker thread, one thing at a time for a
+connection: the devices of one daemon do not wait for each other.
 """
 
 from __future__ import annotations
@@ -122,8 +122,7 @@ class _Connection:
                 await self._talk()
                 group.cancel_scope.cancel()
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._clean_up()
+            await self._clean_up()
 
     async def _clean_up(self) -> None:
         self._machine.close()
@@ -158,7 +157,7 @@ class _Connection:
                 self._remark(event.remark)
             return event.data
         try:
-            value = await self._carry_out(event)
+            value = await self._in_worker(self._carry_out, event)
         except OSError as error:
             reason = error.strerror or str(error)
             reply = self._machine.failed(event, reason)
@@ -166,41 +165,40 @@ class _Connection:
             return reply
         return self._machine.succeeded(event, value)
 
-    # The device's work.
+    # The device's work, in a worker thread.
 
-    async def _carry_out(self, event: Work) -> int:
+    def _carry_out(self, event: Work) -> int:
         """Do what an event asks; return the value to succeed with. OSError where the device cannot."""
         device = self._device
         match event:
             case FeaturesSet(features, stop_first):
                 for index in stop_first:
-                    await self._in_worker(device.stop_queue, index)
+                    device.stop_queue(index)
                 device.set_features(features)
             case DeviceReset():
-                await self._in_worker(device.reset)
+                device.reset()
             case MemoryTableReplaced(regions, descriptors):
                 with _closing(*descriptors):
-                    table = [_region(*pair) for pair in zip(regions, descriptors, strict=True)]
-                    await self._in_worker(device.replace_memory, table)
+                    device.replace_memory([_region(*pair) for pair in zip(regions, descriptors, strict=True)])
             case MemoryRegionAdded(region, descriptor):
                 with _closing(descriptor):
-                    await self._in_worker(device.add_memory, _region(region, descriptor))
+                    device.add_memory(_region(region, descriptor))
             case MemoryRegionRemoved(region):
-                await self._in_worker(device.remove_memory, _region(region, -1))
+                device.remove_memory(_region(region, -1))
             case LogSet(size, offset, descriptor):
                 with _closing(descriptor):
-                    await self._in_worker(device.set_log, descriptor, size, offset)
+                    device.set_log(descriptor, size, offset)
             case BackchannelSet(descriptor):
                 self._backchannel, old = descriptor, self._backchannel
                 if old is not None:
                     os.close(old)
-            case QueueSizeSet(index, size, started):
-                if started:
-                    await self._in_worker(device.stop_queue, index)
+            case QueueSizeSet(index, size, stop_first):
+                if stop_first:
+                    device.stop_queue(index)
                 device.set_queue_size(index, size)
-            case QueueBaseSet(index, base, started):
-                if started:
-                    await self._in_worker(device.stop_queue, index)
+            case QueueBaseSet(index, base, stop_first):
+                if stop_first:
+                    device.stop_queue(index)
                 device.set_queue_base(index, base)
             case QueueAddressesSet():
                 device.set_queue_addresses(
@@ -220,14 +218,16 @@ class _Connection:
             case QueueEnabled(index, enabled):
                 device.enable_queue(index, enabled)
             case QueueBaseRequested(index):
-                return await self._in_worker(device.stop_queue, index)
+                return device.stop_queue(index)
         return 0
 
     async def _in_worker[Result, *Arguments](
         self, call: Callable[[*Arguments], Result], *arguments: *Arguments
     ) -> Result:
-        """Make a call that may wait, off the event loop. Not cut short by cancellation."""
-        return await anyio.to_thread.run_sync(call, *arguments, limiter=self._worker)
+        """Make a call that may wait, off the event loop. Cancellation neither prevents nor cuts it short."""
+        with anyio.CancelScope(shield=True):
+            result = await anyio.to_thread.run_sync(call, *arguments, limiter=self._worker)
+        return result
 
     # What the device tells.
 
