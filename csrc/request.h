@@ -17,6 +17,7 @@ struct filesystem;
 struct epoch_domain;
 struct epoch_reader;
 struct memory_table;
+struct queue;
 
 /* Most vectors a chain may have each way, after neighbours are merged; IOV_MAX, so that one preadv2 takes them. */
 #define CHAIN_VECTORS 1024
@@ -63,6 +64,8 @@ struct request {
     uint32_t used_length;          /* set by request_finish */
     uint32_t pins;
     _Atomic uint32_t *pinned[REQUEST_PINS];
+    struct queue *queue;  /* the ring it came from, which takes the answer of the pool */
+    struct request *next; /* in the pool's list */
 };
 
 /* Take a chain and copy its header and arguments into `buffer` (REQUEST_ARGUMENTS_SIZE + 40 bytes, 8-byte aligned).

@@ -1,0 +1,423 @@
+/* Queue threads: the loop, from a chain to its return. Their settings are in queue_control.c; the contract is
+ * in queue.h. */
+#define _GNU_SOURCE 1
+#include "queue.h"
+#include "dirty_log.h"
+#include "events.h"
+#include "passthrough.h"
+#include "pool.h"
+#include "session.h"
+#include "sigbus.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Chains returned together when many wait, and requests between two looks at the settings. */
+#define BATCH_RETURNS 16
+#define BATCH_REQUESTS 64
+/* How often a ring without a kick descriptor is looked at. */
+#define POLL_MILLISECONDS 1
+
+/* What a thread needs once, however many requests it serves. */
+struct queue_scratch {
+    struct request request;
+    struct iovec readable[CHAIN_VECTORS];
+    struct iovec writable[CHAIN_VECTORS];
+    alignas(8) uint8_t arguments[sizeof(struct fuse_in_header) + REQUEST_ARGUMENTS_SIZE];
+};
+
+struct returned {
+    uint16_t head;
+    uint16_t slots;
+    uint32_t length;
+};
+
+struct batch {
+    uint32_t count;
+    uint32_t limit;
+    struct returned chains[BATCH_RETURNS];
+};
+
+/* ---- Telling
+ * -------------------------------------------------------------------------------------------------- */
+
+void queue_signal_call(struct queue *queue)
+{
+    if (!atomic_load_explicit(&queue->has_call, memory_order_acquire))
+        return;
+    static const uint64_t one = 1;
+    ssize_t sent = -1;
+    /* A front-end that does not read its socket must not hold us up; eight bytes in it are a call already. */
+    if (atomic_load_explicit(&queue->call_is_socket, memory_order_relaxed))
+        sent = send(queue->call_fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL);
+    else
+        sent = write(queue->call_fd, &one, sizeof(one));
+    (void)sent;
+}
+
+static void tell(struct queue *queue, enum vhostfs_event_kind kind, int error, const char *text)
+{
+    events_push(queue->environment->events, kind, (int32_t)queue->index, error, text);
+}
+
+static void break_ring(struct queue *queue, int error, const char *why)
+{
+    char text[VHOSTFS_EVENT_TEXT_SIZE];
+    queue->broken = true;
+    queue->running = false;
+    pthread_mutex_lock(&queue->lock);
+    if (queue->error_fd >= 0)
+        eventfd_write(queue->error_fd, 1);
+    pthread_mutex_unlock(&queue->lock);
+    snprintf(text, sizeof(text), "ring %u is stopped: %s", queue->index, why);
+    tell(queue, VHOSTFS_EVENT_QUEUE_BROKEN, error, text);
+}
+
+/* Guest memory that vanished was replaced by zeros under us: whatever they say, stop. True where it is so. */
+static bool memory_vanished(struct queue *queue)
+{
+    if (!memory_table_gone(queue->ring.memory))
+        return false;
+    if (!atomic_exchange(&queue->environment->memory_gone, true))
+        tell(queue, VHOSTFS_EVENT_MEMORY_GONE, EFAULT, "guest memory vanished: its file was cut short");
+    return true;
+}
+
+/* Called where it costs next to nothing when no memory vanished anywhere in the process. */
+static bool still_mapped(struct queue *queue)
+{
+    uint64_t repairs = sigbus_repair_count();
+    if (repairs == queue->repairs_seen)
+        return true;
+    queue->repairs_seen = repairs;
+    if (!memory_vanished(queue))
+        return true;
+    queue->running = false;
+    return false;
+}
+
+/* ---- Settings
+ * ------------------------------------------------------------------------------------------------- */
+
+/* Put the ring where the settings have it; under used_lock. Takes over the reference to the memory. */
+static void place_ring(struct queue *queue, const struct queue_settings *settings,
+                       const struct virtqueue_addresses *at, struct memory_table *memory)
+{
+    struct virtqueue *ring = &queue->ring;
+    memory_table_put(ring->memory);
+    ring->memory = memory;
+    ring->at = *at;
+    ring->event_index = (settings->features & VIRTIO_FEATURE_EVENT_INDEX) != 0;
+    if (settings->fresh) {
+        ring->packed = (settings->features & VIRTIO_FEATURE_PACKED) != 0;
+        ring->size = settings->size;
+        virtqueue_begin(ring, settings->base);
+    }
+}
+
+/* Take over what the control thread has set. */
+static void apply_settings(struct queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    atomic_store_explicit(&queue->changed, false, memory_order_relaxed);
+    struct queue_settings settings = queue->settings;
+    struct memory_table *memory = queue->memory;
+    if (memory != NULL)
+        memory_table_get(memory);
+    queue->kick_is_polled = queue->kick_fd < 0;
+    pthread_mutex_unlock(&queue->lock);
+
+    struct virtqueue_addresses at;
+    queue->running = false;
+    if (queue->broken || memory == NULL || !queue_may_run(&settings)) {
+        memory_table_put(memory);
+        return;
+    }
+    if (!queue_translate(&settings, memory, &at)) {
+        memory_table_put(memory);
+        if (!queue->unmapped_told)
+            tell(queue, VHOSTFS_EVENT_WARNING, EFAULT,
+                 "the ring waits: its addresses lie in no memory region");
+        queue->unmapped_told = true;
+        return;
+    }
+    pthread_mutex_lock(&queue->used_lock);
+    place_ring(queue, &settings, &at, memory);
+    pthread_mutex_unlock(&queue->used_lock);
+    pthread_mutex_lock(&queue->lock);
+    queue->settings.fresh = false;
+    pthread_mutex_unlock(&queue->lock);
+    queue->repairs_seen = sigbus_repair_count();
+    queue->running = !memory_vanished(queue);
+    if (queue->running)
+        virtqueue_disable_notifications(&queue->ring);
+}
+
+/* ---- Requests
+ * ------------------------------------------------------------------------------------------------- */
+
+/* Show the driver what was returned, and call it where it asks for that; the used side is taken once. */
+static void flush(struct queue *queue, struct batch *batch)
+{
+    if (batch->count == 0)
+        return;
+    pthread_mutex_lock(&queue->used_lock);
+    for (uint32_t i = 0; i < batch->count; i++)
+        virtqueue_push(&queue->ring, batch->chains[i].head, batch->chains[i].slots, batch->chains[i].length);
+    bool call = virtqueue_publish(&queue->ring);
+    pthread_mutex_unlock(&queue->used_lock);
+    batch->count = 0;
+    if (call)
+        queue_signal_call(queue);
+}
+
+/* Give a request that would sleep to the pool. 0, or the error to answer. */
+static int hand_over(struct queue *queue, const struct request *request)
+{
+    struct request *detached = request_detach(request);
+    if (detached == NULL)
+        return -ENOMEM;
+    pthread_mutex_lock(&queue->used_lock);
+    queue->in_flight++;
+    pthread_mutex_unlock(&queue->used_lock);
+    int error = pool_submit(queue->environment->pool, detached);
+    if (error == 0)
+        return 0;
+    pthread_mutex_lock(&queue->used_lock);
+    queue->in_flight--;
+    pthread_mutex_unlock(&queue->used_lock);
+    request_free(detached);
+    return error;
+}
+
+/* Answer what was popped. False: the pool will. */
+static bool answer(struct queue *queue, struct request *request, bool faulty)
+{
+    int32_t result = request_begin(request, queue->scratch->arguments);
+    if (faulty)
+        result = -EIO;
+    else if (result == 0)
+        result = session_dispatch(request->session, request);
+    if (result == REQUEST_WOULD_SLEEP) {
+        result = hand_over(queue, request);
+        if (result == 0)
+            return false;
+    }
+    /* Without a request's header there is nothing that an answer could be for. */
+    if (request->chain.readable_size < sizeof(struct fuse_in_header))
+        result = REQUEST_NO_REPLY;
+    request->log_writes = dirty_log_wanted(queue->environment->log);
+    request_finish(request, result);
+    return true;
+}
+
+static struct request *prepare_request(struct queue *queue)
+{
+    struct request *request = &queue->scratch->request;
+    *request = (struct request){
+        .chain = {.readable = queue->scratch->readable, .writable = queue->scratch->writable},
+        .session = queue->environment->session,
+        .memory = queue->ring.memory,
+        .reader = &queue->reader,
+        .cancelled = &queue->cancelled,
+        .queue = queue,
+    };
+    return request;
+}
+
+/* Serve what waits, up to a bound. True: there may be more. */
+static bool serve_batch(struct queue *queue)
+{
+    struct virtqueue *ring = &queue->ring;
+    struct epoch_domain *epochs = &queue->environment->session->epochs;
+    struct request *request = prepare_request(queue);
+    struct batch batch = {.count = 0, .limit = 1};
+    enum virtqueue_result result = VIRTQUEUE_CHAIN;
+    epoch_enter(epochs, &queue->reader);
+    for (uint32_t served = 0; served < BATCH_REQUESTS; served++) {
+        result = virtqueue_pop(ring, &request->chain);
+        if (result == VIRTQUEUE_EMPTY || result == VIRTQUEUE_BROKEN)
+            break;
+        /* Looked at after the chain: memory that the driver learnt of before it made this chain available
+         * counts. */
+        if (atomic_load_explicit(&queue->changed, memory_order_acquire)) {
+            virtqueue_unpop(ring);
+            break;
+        }
+        if (batch.count == 0)
+            batch.limit = virtqueue_crowded(ring) ? BATCH_RETURNS : 1;
+        if (!answer(queue, request, result == VIRTQUEUE_FAULTY))
+            continue;
+        batch.chains[batch.count++] = (struct returned){
+            .head = request->chain.head, .slots = request->chain.slots, .length = request->used_length};
+        if (batch.count >= batch.limit)
+            flush(queue, &batch);
+    }
+    flush(queue, &batch);
+    epoch_leave(epochs, &queue->reader);
+    if (still_mapped(queue) && result == VIRTQUEUE_BROKEN)
+        break_ring(queue, EPROTO, ring->fault);
+    return result != VIRTQUEUE_EMPTY;
+}
+
+void queue_complete(struct request *request, int32_t result)
+{
+    struct queue *queue = request->queue;
+    request->log_writes = dirty_log_wanted(queue->environment->log);
+    request_finish(request, result);
+    struct returned chain = {
+        .head = request->chain.head, .slots = request->chain.slots, .length = request->used_length};
+    request_free(request);
+    pthread_mutex_lock(&queue->used_lock);
+    virtqueue_push(&queue->ring, chain.head, chain.slots, chain.length);
+    bool call = virtqueue_publish(&queue->ring);
+    pthread_mutex_unlock(&queue->used_lock);
+    if (call)
+        queue_signal_call(queue);
+    /* The last that is done here: from then on the queue may be gone. */
+    pthread_mutex_lock(&queue->used_lock);
+    if (--queue->in_flight == 0)
+        pthread_cond_signal(&queue->answered);
+    pthread_mutex_unlock(&queue->used_lock);
+}
+
+/* ---- Sleeping
+ * ------------------------------------------------------------------------------------------------- */
+
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000U + (uint64_t)time.tv_nsec;
+}
+
+static bool interrupted(const struct queue *queue)
+{
+    return atomic_load_explicit(&queue->changed, memory_order_acquire) ||
+           atomic_load_explicit(&queue->stopping, memory_order_acquire);
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#else
+    atomic_signal_fence(memory_order_seq_cst);
+#endif
+}
+
+/* Look at the ring for a while before sleeping. True: there is something. */
+static bool poll_ring(struct queue *queue)
+{
+    if (queue->poll_window == 0)
+        return false;
+    uint64_t until = now() + queue->poll_window;
+    do {
+        for (int i = 0; i < 16; i++) {
+            if (virtqueue_has(&queue->ring) || interrupted(queue))
+                return true;
+            relax();
+        }
+    } while (now() < until);
+    return false;
+}
+
+/* Poll longer where a sleep was so short that polling would have spared it, else shorter. */
+static void adapt_poll_window(struct queue *queue, uint64_t slept)
+{
+    uint64_t most = queue->environment->poll_nanoseconds;
+    if (slept > most)
+        queue->poll_window /= 2;
+    else if (queue->poll_window < most)
+        queue->poll_window = queue->poll_window == 0 ? (most + 7) / 8 : queue->poll_window * 2;
+    if (queue->poll_window > most)
+        queue->poll_window = most;
+}
+
+/* Read a kick descriptor that is no eventfd, until it is dry; one that has ended is not waited for any more.
+ */
+static void read_kick(struct queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    struct pollfd ready = {.fd = queue->kick_fd, .events = POLLIN};
+    while (queue->kick_fd >= 0 && queue->kick_is_read && poll(&ready, 1, 0) > 0) {
+        uint8_t bytes[512];
+        ssize_t got = (ready.revents & POLLIN) != 0 ? read(queue->kick_fd, bytes, sizeof(bytes)) : 0;
+        if (got > 0 || (got < 0 && (errno == EINTR || errno == EAGAIN)))
+            continue;
+        epoll_ctl(queue->epoll_fd, EPOLL_CTL_DEL, queue->kick_fd, NULL);
+        break;
+    }
+    pthread_mutex_unlock(&queue->lock);
+}
+
+static void sleep_until_kicked(struct queue *queue)
+{
+    struct epoll_event events[2];
+    int count = epoll_wait(queue->epoll_fd, events, 2,
+                           queue->kick_is_polled && queue->running ? POLL_MILLISECONDS : -1);
+    for (int i = 0; i < count; i++) {
+        if (events[i].data.u32 == QUEUE_READS_KICK)
+            read_kick(queue);
+    }
+}
+
+/* Nothing waits: poll, then sleep until the driver or the control thread has something. */
+static void idle(struct queue *queue)
+{
+    if (poll_ring(queue))
+        return;
+    if (!virtqueue_enable_notifications(&queue->ring)) {
+        bool measured = queue->environment->poll_nanoseconds > 0;
+        uint64_t before = measured ? now() : 0;
+        sleep_until_kicked(queue);
+        if (measured)
+            adapt_poll_window(queue, now() - before);
+    }
+    virtqueue_disable_notifications(&queue->ring);
+}
+
+/* ---- The thread
+ * ----------------------------------------------------------------------------------------------- */
+
+static void serve(struct queue *queue)
+{
+    while (!atomic_load_explicit(&queue->stopping, memory_order_acquire)) {
+        if (atomic_load_explicit(&queue->changed, memory_order_acquire))
+            apply_settings(queue);
+        if (!queue->running || !still_mapped(queue))
+            sleep_until_kicked(queue);
+        else if (!serve_batch(queue) && queue->running)
+            idle(queue);
+    }
+}
+
+void *queue_main(void *argument)
+{
+    struct queue *queue = argument;
+    struct queue_environment *environment = queue->environment;
+    int error = environment->proc_self_fd >= 0 ? credentials_prepare_thread(environment->proc_self_fd) : 0;
+    queue->scratch = malloc(sizeof(*queue->scratch));
+    if (queue->scratch == NULL)
+        error = -ENOMEM;
+    if (error != 0)
+        break_ring(queue, -error, "its thread could not be prepared");
+    epoch_add_reader(&environment->session->epochs, &queue->reader);
+    serve(queue);
+    epoch_remove_reader(&environment->session->epochs, &queue->reader);
+    free(queue->scratch);
+    queue->scratch = NULL;
+    pthread_mutex_lock(&queue->used_lock);
+    queue->ended = true;
+    pthread_cond_signal(&queue->answered);
+    pthread_mutex_unlock(&queue->used_lock);
+    return NULL;
+}
