@@ -290,7 +290,9 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
         " handle, or by name where there are no handles",
     )
     how.add_argument(
-        "--preserve-noatime", action="store_true", help="taken and without effect: O_NOATIME is never dropped"
+        "--preserve-noatime",
+        action="store_true",
+        help="taken and without effect: O_NOATIME of a guest does not reach the host",
     )
     how.add_argument(
         "--seccomp",
@@ -432,6 +434,8 @@ def _notices(options: Mapping[str, Any]) -> list[str]:
         found.append("--inode-file-handles does nothing: handles are used where descriptors run short")
     if options.get("seccomp", "none") != "none":
         found.append("--seccomp does nothing: no filter of system calls is set")
+    if "preserve_noatime" in options:
+        found.append("--preserve-noatime does nothing: O_NOATIME of a guest does not reach the host")
     if "old_socket_path" in options:
         found.append("--socket is an old name of --socket-path")
     return found

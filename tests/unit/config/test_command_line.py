@@ -244,7 +244,7 @@ def test_a_legacy_option_is_its_successor_by_another_name(legacy: str, option: s
     [
         (["--inode-file-handles=mandatory"], "--inode-file-handles does nothing"),
         (["--seccomp", "kill"], "--seccomp does nothing"),
-        (["--preserve-noatime"], None),
+        (["--preserve-noatime"], "--preserve-noatime does nothing"),
         (["--seccomp=none"], None),
         (["-f"], None),
     ],
