@@ -8,8 +8,7 @@ export VHOSTFS_CACHE=${VHOSTFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vhostfs}
 # sudo and cron users may lack these on their PATH.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# A script that another one runs goes on counting.
-export SECONDS
+# A script that another one runs goes on counting: SECONDS=$SECONDS scripts/...
 say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
 
 fail() {
