@@ -227,7 +227,7 @@ class _Connection:
         """Make a call that may wait, off the event loop. Cancellation neither prevents nor cuts it short."""
         with anyio.CancelScope(shield=True):
             result = await anyio.to_thread.run_sync(call, *arguments, limiter=self._worker)
-        return result
+        return result  # noqa: RET504 (for mypy, a cancel scope may swallow the return)
 
     # What the device tells.
 
