@@ -371,7 +371,7 @@ class Backend:
         if header.needs_reply:
             return Answer(build_reply(header.request, NUMBER.build(Number(1))), remark)
         if refusal.vital:
-            raise ProtocolError(f"refused, and it asked for no acknowledgement: {refusal}")
+            raise ProtocolError(f"{remark}, and it asked for no acknowledgement")
         return Answer(b"", remark)
 
     def _drop_descriptors(self) -> None:
