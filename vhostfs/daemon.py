@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 
 from vhostfs import logs
 from vhostfs.config.model import Configuration, idle_settings
@@ -110,6 +112,9 @@ def _import_everything() -> None:
     """Import what libraries leave until it is needed, which is when a sandbox hides the files."""
     for module in IMPORTED_ON_FIRST_USE:
         importlib.import_module(module)
+    for library in (anyio, anyio.lowlevel, anyio.to_thread):
+        for name in dir(library):
+            getattr(library, name)
     for codec in CODECS_FOUND_ON_FIRST_USE:
         codecs.lookup(codec)
 
