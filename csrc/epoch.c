@@ -15,12 +15,7 @@ void epoch_domain_init(struct epoch_domain *domain)
 
 void epoch_domain_destroy(struct epoch_domain *domain)
 {
-    struct epoch_retired *retired = domain->oldest;
-    while (retired != NULL) {
-        struct epoch_retired *next = retired->next;
-        retired->release(retired);
-        retired = next;
-    }
+    epoch_drain(domain);
     pthread_mutex_destroy(&domain->lock);
 }
 
@@ -124,4 +119,10 @@ void epoch_reclaim(struct epoch_domain *domain)
             epoch_retire(domain, retired, retired->release);
         retired = next;
     }
+}
+
+void epoch_drain(struct epoch_domain *domain)
+{
+    while (atomic_load_explicit(&domain->waiting, memory_order_relaxed))
+        epoch_reclaim(domain);
 }

@@ -46,5 +46,7 @@ void epoch_leave(struct epoch_domain *domain, struct epoch_reader *reader);
 /* The object must be unreachable for readers that enter from now on. May be called inside or outside. */
 void epoch_retire(struct epoch_domain *domain, struct epoch_retired *retired,
                   bool (*release)(struct epoch_retired *retired));
+/* Release everything, also what releasing retires in turn. No reader may be left, and nothing pinned. */
+void epoch_drain(struct epoch_domain *domain);
 /* Release what no reader can see any more. */
 void epoch_reclaim(struct epoch_domain *domain);

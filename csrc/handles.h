@@ -17,7 +17,8 @@ enum handle_kind {
     HANDLE_DIRECTORY,
 };
 
-/* What a directory handle remembers between two READDIRs, so that the next needs no seek and no entry is read twice. */
+/* What a directory handle remembers between two READDIRs, so that the next needs no seek and no entry is read
+ * twice. */
 struct directory_stream {
     pthread_mutex_t lock;
     uint8_t *buffer; /* of getdents64; NULL until first read */
@@ -29,16 +30,20 @@ struct directory_stream {
 struct handle {
     struct epoch_retired retired;
     _Atomic uint32_t pins;
-    uint32_t kind;  /* enum handle_kind */
-    int fd;         /* owned */
-    int flags;      /* open(2) flags as they reached the host */
-    _Atomic uint32_t reading; /* passthrough_data.c's: what it found out about reading without sleeping; starts as 0 */
+    uint32_t kind; /* enum handle_kind */
+    uint64_t fh;
+    int fd;    /* owned */
+    int flags; /* open(2) flags as they reached the host */
+    _Atomic uint32_t
+        reading; /* passthrough_data.c's: what it found out about reading without sleeping; starts as 0 */
     uint64_t nodeid;
     struct directory_stream stream;
 };
 
-/* Make a handle that owns fd (closed on failure too). The fh in *fh; 0 or a negative errno (ENFILE, ENOMEM). */
-int handle_create(struct request *request, int fd, enum handle_kind kind, int flags, uint64_t nodeid, uint64_t *fh);
+/* Make a handle that owns fd (closed on failure too). The fh in *fh; 0 or a negative errno (ENFILE, ENOMEM).
+ */
+int handle_create(struct request *request, int fd, enum handle_kind kind, int flags, uint64_t nodeid,
+                  uint64_t *fh);
 /* The handle of an fh, held for the request. NULL: closed, invented or of the other kind; answer EBADF. */
 struct handle *handle_find(struct request *request, uint64_t fh, enum handle_kind kind);
 /* Close a handle: it is not found from now on; its fd is closed when nobody uses it. false: no such. */

@@ -16,7 +16,7 @@ void session_init(struct session *session, const struct vhostfs_session_options 
 void session_destroy(struct session *session)
 {
     session_end(session);
-    epoch_reclaim(&session->epochs);
+    epoch_drain(&session->epochs); /* while the tables are still there */
     for (size_t i = 0; i < SESSION_MOUNTS; i++) {
         if (session->mounts[i] != NULL)
             session->mounts[i]->destroy(session->mounts[i]);

@@ -1,0 +1,468 @@
+/* Descriptors of nodes: opened when needed, given up beyond the budget, opened again. See node_table.h and
+ * nodes.h.
+ *
+ * A descriptor that is taken from its node is closed when no reader can be using it and no request on the
+ * pool pins the node; so one that was read inside an epoch, or from a pinned node, stays open for the
+ * request.
+ */
+#define _GNU_SOURCE 1
+#include "node_table.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define CLIMB_LIMIT                                                                                          \
+    4096               /* directories above a node that are tried: names may be out of date and form a ring */
+#define EVICT_BATCH 8  /* descriptors given up at once */
+#define EVICT_TRIES 64 /* nodes looked at for that */
+#define STAT_ATTEMPTS 4 /* a name that changes under us is read again */
+
+struct retired_descriptor {
+    struct epoch_retired retired;
+    struct node *node;
+    int fd;
+};
+
+int node_descriptors_init(struct node_table *table)
+{
+    struct node_descriptors *descriptors = &table->descriptors;
+    uint64_t budget = table->share->options.descriptor_budget;
+    pthread_mutex_init(&descriptors->lock, NULL);
+    descriptors->budget = budget > 1U << 24 ? 1U << 24 : (uint32_t)budget;
+    descriptors->holders = calloc(descriptors->budget, sizeof(struct node *));
+    return descriptors->holders != NULL ? 0 : -ENOMEM;
+}
+
+void node_descriptors_end(struct node_table *table)
+{
+    struct node_descriptors *descriptors = &table->descriptors;
+    pthread_mutex_lock(&descriptors->lock);
+    for (uint32_t i = 0; i < descriptors->mounts; i++)
+        close(descriptors->mount_fd[i]);
+    descriptors->mounts = 0;
+    pthread_mutex_unlock(&descriptors->lock);
+}
+
+void node_descriptors_destroy(struct node_table *table)
+{
+    node_descriptors_end(table);
+    free(table->descriptors.holders);
+    pthread_mutex_destroy(&table->descriptors.lock);
+}
+
+/* ---- Keeping and giving up ---- */
+
+/* Take the descriptor out of the node, or -1. Under descriptors.lock. */
+static int take_descriptor(struct node *node)
+{
+    struct node_descriptors *descriptors = &node->table->descriptors;
+    int fd = atomic_exchange(&node->fd, -1);
+    if (fd < 0)
+        return fd;
+    struct node *last = descriptors->holders[--descriptors->count];
+    descriptors->holders[node->holder] = last;
+    last->holder = node->holder;
+    return fd;
+}
+
+void node_close_descriptor(struct node *node)
+{
+    struct node_descriptors *descriptors = &node->table->descriptors;
+    if (atomic_load(&node->fd) < 0)
+        return;
+    pthread_mutex_lock(&descriptors->lock);
+    int fd = take_descriptor(node);
+    pthread_mutex_unlock(&descriptors->lock);
+    close(fd);
+}
+
+/* Make the node's descriptor this one, if there is room. The node's descriptor, or -ENFILE. */
+static int publish_descriptor(struct node *node, int fd)
+{
+    struct node_descriptors *descriptors = &node->table->descriptors;
+    pthread_mutex_lock(&descriptors->lock);
+    int kept = atomic_load(&node->fd);
+    if (kept < 0 && descriptors->count < descriptors->budget) {
+        descriptors->holders[descriptors->count] = node;
+        node->holder = descriptors->count++;
+        atomic_store_explicit(&node->recently, true, memory_order_relaxed);
+        atomic_store_explicit(&node->fd, fd, memory_order_release);
+        kept = fd;
+    }
+    pthread_mutex_unlock(&descriptors->lock);
+    return kept >= 0 ? kept : -ENFILE;
+}
+
+int node_keep_descriptor(struct request *request, struct node *node, int fd)
+{
+    int kept = publish_descriptor(node, fd);
+    if (kept < 0 && node_evict(node->table, &request->session->epochs, EVICT_BATCH) > 0)
+        kept = publish_descriptor(node, fd);
+    if (kept != fd)
+        close(fd);
+    return kept;
+}
+
+static bool release_descriptor(struct epoch_retired *retired)
+{
+    struct retired_descriptor *descriptor = (struct retired_descriptor *)(void *)retired;
+    /* Acquire, pairs with the release in request_finish. The slot may hold another node by now: then this
+     * waits a little for nothing. */
+    if (atomic_load_explicit(&descriptor->node->pins, memory_order_acquire) != 0)
+        return false;
+    close(descriptor->fd);
+    free(descriptor);
+    return true;
+}
+
+_Static_assert(offsetof(struct retired_descriptor, retired) == 0,
+               "a retired descriptor starts with what is retired");
+
+static bool give_up(struct node *node, struct epoch_domain *epochs)
+{
+    struct node_descriptors *descriptors = &node->table->descriptors;
+    struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
+    if (descriptor == NULL)
+        return false;
+    pthread_mutex_lock(&descriptors->lock);
+    int fd = take_descriptor(node);
+    pthread_mutex_unlock(&descriptors->lock);
+    if (fd < 0) {
+        free(descriptor);
+        return false;
+    }
+    descriptor->fd = fd;
+    descriptor->node = node;
+    epoch_retire(epochs, &descriptor->retired, release_descriptor);
+    return true;
+}
+
+/* The next node whose descriptor nobody used since the clock's hand passed it last; NULL: none has one. */
+static struct node *next_victim(struct node_descriptors *descriptors)
+{
+    struct node *victim = NULL;
+    pthread_mutex_lock(&descriptors->lock);
+    for (uint64_t left = 2ULL * descriptors->count; left > 0 && victim == NULL; left--) {
+        struct node *node = descriptors->holders[descriptors->hand++ % descriptors->count];
+        if (!atomic_exchange_explicit(&node->recently, false, memory_order_relaxed))
+            victim = node;
+    }
+    pthread_mutex_unlock(&descriptors->lock);
+    return victim;
+}
+
+/* A readable descriptor on the mount of a node that is open as `fd`, or -1. */
+static int mount_descriptor(struct node_table *table, const struct node *node, int fd)
+{
+    struct node_descriptors *descriptors = &table->descriptors;
+    int found = -1;
+    pthread_mutex_lock(&descriptors->lock);
+    for (uint32_t i = 0; i < descriptors->mounts && found < 0; i++) {
+        if (descriptors->mount_id[i] == node->mount_id)
+            found = descriptors->mount_fd[i];
+    }
+    if (found < 0 && fd >= 0 && descriptors->mounts < NODE_MOUNTS &&
+        (S_ISDIR(node->type) || S_ISREG(node->type))) {
+        found = open(descriptor_path(fd).text, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+        if (found >= 0) {
+            descriptors->mount_id[descriptors->mounts] = node->mount_id;
+            descriptors->mount_fd[descriptors->mounts++] = found;
+        }
+    }
+    pthread_mutex_unlock(&descriptors->lock);
+    return found;
+}
+
+/* Make sure that the node can be opened by file handle later. */
+static bool have_file_handle(struct node_table *table, struct node *node, int fd)
+{
+    if (!table->share->file_handles || mount_descriptor(table, node, fd) < 0)
+        return false;
+    if (atomic_load_explicit(&node->file_handle, memory_order_acquire) != NULL)
+        return true;
+    struct {
+        struct file_handle head;
+        uint8_t bytes[MAX_HANDLE_SZ];
+    } handle = {.head.handle_bytes = MAX_HANDLE_SZ};
+    int mount_id;
+    if (name_to_handle_at(fd, "", &handle.head, &mount_id, AT_EMPTY_PATH) != 0)
+        return false;
+    struct node_file_handle *kept = malloc(sizeof(*kept) + handle.head.handle_bytes);
+    if (kept == NULL)
+        return false;
+    kept->type = handle.head.handle_type;
+    kept->size = handle.head.handle_bytes;
+    memcpy(kept->bytes, handle.head.f_handle, kept->size);
+    struct node_file_handle *none = NULL;
+    if (!atomic_compare_exchange_strong(&node->file_handle, &none, kept))
+        free(kept);
+    return true;
+}
+
+/* Whether a node that gives up its descriptor can be opened again: asked of the host, as a name may be out of
+ * date and an unlinked file would be gone for good. */
+static bool can_be_found_again(struct node_table *table, struct node *node)
+{
+    int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
+    if (fd < 0)
+        return false;
+    struct statx attributes;
+    if (have_file_handle(table, node, fd))
+        return statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &attributes) == 0 && attributes.stx_nlink > 0;
+    const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
+    if (name == NULL)
+        return false;
+    int parent_fd = atomic_load_explicit(&name->parent->fd, memory_order_acquire);
+    if (parent_fd < 0)
+        return true;
+    return statx(parent_fd, name->name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, NODE_STATX_MASK,
+                 &attributes) == 0 &&
+           node_matches(node, &attributes);
+}
+
+uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint32_t wanted)
+{
+    uint32_t evicted = 0;
+    for (uint32_t tries = 0; tries < EVICT_TRIES && evicted < wanted; tries++) {
+        struct node *node = next_victim(&table->descriptors);
+        if (node == NULL)
+            break;
+        if (can_be_found_again(table, node) && give_up(node, epochs))
+            evicted++;
+    }
+    return evicted;
+}
+
+/* ---- Opening ---- */
+
+/* Renames change a name on the host and then here: wait for those that are in between. */
+static void wait_for_renames(struct node_table *table)
+{
+    pthread_rwlock_wrlock(&table->renaming);
+    pthread_rwlock_unlock(&table->renaming);
+}
+
+/* A request on the pool that has left its epoch looks at names in one of its own. */
+static bool enter_epoch(struct request *request)
+{
+    if (!request->on_pool || request->inside_epoch)
+        return false;
+    epoch_enter(&request->session->epochs, request->reader);
+    return true;
+}
+
+static void leave_epoch(struct request *request, bool entered)
+{
+    if (entered)
+        epoch_leave(&request->session->epochs, request->reader);
+}
+
+/* Keep what was opened, if it is the node. Takes fd. The node's descriptor, or -ESTALE, ... */
+static int keep_if_same(struct request *request, struct node *node, int fd)
+{
+    struct statx attributes;
+    int error = 0;
+    if (statx(fd, "", AT_EMPTY_PATH, NODE_STATX_MASK, &attributes) != 0)
+        error = -errno;
+    else if (!node_matches(node, &attributes))
+        error = -ESTALE;
+    if (error == 0)
+        return node_keep_descriptor(request, node, fd);
+    close(fd);
+    return error;
+}
+
+static int open_by_file_handle(struct request *request, struct node *node)
+{
+    struct node_table *table = node->table;
+    const struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
+    int mount_fd = kept != NULL ? mount_descriptor(table, node, -1) : -1;
+    if (mount_fd < 0)
+        return -ESTALE;
+    struct {
+        struct file_handle head;
+        uint8_t bytes[MAX_HANDLE_SZ];
+    } handle = {.head = {.handle_bytes = kept->size, .handle_type = kept->type}};
+    memcpy(handle.head.f_handle, kept->bytes, kept->size);
+    int fd = open_by_handle_at(mount_fd, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    return fd >= 0 ? keep_if_same(request, node, fd) : -errno;
+}
+
+static int open_by_name(struct request *request, struct node *node)
+{
+    const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
+    int parent_fd = name != NULL ? atomic_load_explicit(&name->parent->fd, memory_order_acquire) : -1;
+    if (parent_fd < 0)
+        return -ESTALE;
+    int fd = openat(parent_fd, name->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd >= 0)
+        return keep_if_same(request, node, fd);
+    return errno == ENOENT || errno == ENOTDIR ? -ESTALE : -errno;
+}
+
+/* Of a node and the directories above it, the one that can be opened now; NULL: the way is lost. */
+static struct node *nearest_openable(struct node *node, bool by_handle)
+{
+    for (uint32_t climbed = 0; climbed < CLIMB_LIMIT; climbed++) {
+        if (by_handle && atomic_load_explicit(&node->file_handle, memory_order_acquire) != NULL)
+            return node;
+        const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
+        if (name == NULL)
+            return NULL;
+        if (atomic_load_explicit(&name->parent->fd, memory_order_acquire) >= 0)
+            return node;
+        node = name->parent;
+    }
+    return NULL;
+}
+
+/* Open the directories that lead to a node from the first that is open, then the node itself. */
+static int open_way(struct request *request, struct node *node, bool by_handle)
+{
+    for (uint32_t opened = 0; opened < CLIMB_LIMIT; opened++) {
+        int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
+        if (fd >= 0)
+            return fd;
+        struct node *next = nearest_openable(node, by_handle);
+        if (next == NULL)
+            return -ESTALE;
+        bool has_handle = by_handle && atomic_load(&next->file_handle) != NULL;
+        fd = has_handle ? open_by_file_handle(request, next) : open_by_name(request, next);
+        if (fd < 0 || next == node)
+            return fd;
+    }
+    return -ESTALE;
+}
+
+static int open_descriptor(struct request *request, struct node *node)
+{
+    bool by_handle = node->table->share->file_handles;
+    int fd = open_way(request, node, by_handle);
+    if (fd == -ESTALE && by_handle)
+        fd = open_way(request, node, false);
+    if (fd == -ESTALE) {
+        wait_for_renames(node->table);
+        fd = open_way(request, node, false);
+    }
+    return fd;
+}
+
+/* The descriptor that the node has, if any; tells the clock that it is used. */
+static int present_descriptor(struct node *node)
+{
+    int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
+    if (fd >= 0 && !atomic_load_explicit(&node->recently, memory_order_relaxed))
+        atomic_store_explicit(&node->recently, true, memory_order_relaxed);
+    return fd;
+}
+
+int node_descriptor(struct request *request, struct node *node)
+{
+    int fd = present_descriptor(node);
+    if (fd >= 0)
+        return fd;
+    bool entered = enter_epoch(request);
+    fd = open_descriptor(request, node);
+    leave_epoch(request, entered);
+    return fd;
+}
+
+int node_open(struct request *request, struct node *node, int flags)
+{
+    if (S_ISLNK(node->type))
+        return -ELOOP;
+    if (!S_ISREG(node->type) && !S_ISDIR(node->type))
+        return -EBADF;
+    int fd = node_descriptor(request, node);
+    if (fd < 0)
+        return fd;
+    /* The magic link of a descriptor leads to that very file, whose type is known: no device or FIFO is ever
+     * opened. */
+    const int refused = O_CREAT | O_EXCL | O_NOFOLLOW | O_PATH | (O_TMPFILE & ~O_DIRECTORY);
+    int opened = open(descriptor_path(fd).text, (flags & ~refused) | O_CLOEXEC | O_NOCTTY);
+    return opened >= 0 ? opened : -errno;
+}
+
+/* ---- Asking ---- */
+
+static int stat_descriptor(int fd, struct statx *attributes)
+{
+    return statx(fd, "", AT_EMPTY_PATH, NODE_STATX_MASK, attributes) == 0 ? 0 : -errno;
+}
+
+/* Ask by parent and name. -ESTALE: another file, or none, is there. */
+static int stat_name(struct request *request, const struct node *node, const struct node_name *name,
+                     struct statx *attributes)
+{
+    int parent_fd = node_descriptor(request, name->parent);
+    if (parent_fd < 0)
+        return parent_fd;
+    if (statx(parent_fd, name->name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, NODE_STATX_MASK, attributes) != 0)
+        return errno == ENOENT || errno == ENOTDIR ? -ESTALE : -errno;
+    return node_matches(node, attributes) ? 0 : -ESTALE;
+}
+
+/* Ask a node without descriptor. */
+static int stat_closed(struct request *request, struct node *node, struct statx *attributes)
+{
+    for (uint32_t attempt = 0; attempt < STAT_ATTEMPTS; attempt++) {
+        const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
+        int error = name != NULL ? stat_name(request, node, name, attributes) : -ESTALE;
+        if (error != -ESTALE)
+            return error;
+        /* A rename may be under way, or the name is about to go and the node got its descriptor. */
+        wait_for_renames(node->table);
+        int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
+        if (fd >= 0)
+            return stat_descriptor(fd, attributes);
+        if (atomic_load_explicit(&node->name, memory_order_acquire) == name)
+            break;
+    }
+    int fd = node_descriptor(request, node);
+    return fd >= 0 ? stat_descriptor(fd, attributes) : fd;
+}
+
+int node_stat(struct request *request, struct node *node, struct statx *attributes)
+{
+    int fd = present_descriptor(node);
+    if (fd >= 0)
+        return stat_descriptor(fd, attributes);
+    bool entered = enter_epoch(request);
+    int error = stat_closed(request, node, attributes);
+    leave_epoch(request, entered);
+    return error;
+}
+
+/* Ask by parent and name, and then whether that was the node. */
+static int read_named_link(struct request *request, const struct node *node, char *target, size_t size)
+{
+    const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
+    int parent_fd = name != NULL ? node_descriptor(request, name->parent) : -ESTALE;
+    if (parent_fd < 0)
+        return parent_fd;
+    ssize_t length = readlinkat(parent_fd, name->name, target, size);
+    struct statx attributes;
+    int error = length >= 0 ? stat_name(request, node, name, &attributes) : -ESTALE;
+    return error != 0 ? error : (int)length;
+}
+
+int node_read_link(struct request *request, struct node *node, char *target, size_t size)
+{
+    if (!S_ISLNK(node->type))
+        return -EINVAL;
+    int fd = present_descriptor(node);
+    if (fd < 0) {
+        bool entered = enter_epoch(request);
+        int length = read_named_link(request, node, target, size);
+        leave_epoch(request, entered);
+        if (length != -ESTALE)
+            return length;
+        fd = node_descriptor(request, node);
+        if (fd < 0)
+            return fd;
+    }
+    ssize_t length = readlinkat(fd, "", target, size);
+    return length >= 0 ? (int)length : -errno;
+}
