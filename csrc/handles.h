@@ -32,10 +32,9 @@ struct handle {
     _Atomic uint32_t pins;
     uint32_t kind; /* enum handle_kind */
     uint64_t fh;
-    int fd;    /* owned */
-    int flags; /* open(2) flags as they reached the host */
-    _Atomic uint32_t
-        reading; /* passthrough_data.c's: what it found out about reading without sleeping; starts as 0 */
+    int fd;                   /* owned */
+    int flags;                /* open(2) flags as they reached the host */
+    _Atomic uint32_t reading; /* what passthrough_data.c found out about reading without sleeping */
     uint64_t nodeid;
     struct directory_stream stream;
 };

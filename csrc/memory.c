@@ -24,7 +24,8 @@ struct memory_table *memory_table_create(struct dirty_log *log)
 
 void memory_table_get(struct memory_table *table)
 {
-    atomic_fetch_add_explicit(&table->references, 1, memory_order_relaxed);
+    if (table != NULL)
+        atomic_fetch_add_explicit(&table->references, 1, memory_order_relaxed);
 }
 
 void memory_table_put(struct memory_table *table)

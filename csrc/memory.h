@@ -43,8 +43,8 @@ int memory_table_remove(const struct memory_table *table, const struct vhostfs_r
 int memory_table_replace(const struct memory_table *table, const struct vhostfs_region *regions,
                          uint32_t count, struct memory_table **changed);
 
-void memory_table_get(struct memory_table *table);
-void memory_table_put(struct memory_table *table); /* NULL is fine */
+void memory_table_get(struct memory_table *table); /* NULL is fine, for both */
+void memory_table_put(struct memory_table *table);
 /* Some of it, or the dirty log, has vanished (SIGBUS was repaired). */
 bool memory_table_gone(const struct memory_table *table);
 /* Host address of guest-physical bytes; `length` (in: wanted) becomes what is contiguous there. NULL:

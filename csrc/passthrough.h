@@ -1,19 +1,17 @@
 /* Passthrough: a directory of the host as a file system, answered in C on the queue's own thread.
  *
- * One function an operation. passthrough.c owns the mount (open, begin, end, destroy) and the table of operations;
- *   passthrough_namespace.c   lookup, forget, create, mknod, mkdir, symlink, link, unlink, rmdir, rename, tmpfile, readlink
- *   passthrough_attributes.c  getattr, setattr, statx, statfs, access
+ * One function an operation. passthrough.c owns the mount (open, begin, end, destroy) and the table of
+ * operations; passthrough_namespace.c   lookup, forget, create, mknod, mkdir, symlink, link, unlink, rmdir,
+ * rename, tmpfile, readlink passthrough_attributes.c  getattr, setattr, statx, statfs, access
  *   passthrough_directory.c   opendir, readdir, readdirplus, releasedir, fsyncdir
- *   passthrough_data.c        open, read, write, flush, release, fsync, fallocate, lseek, copy_file_range, syncfs
- *   passthrough_locks.c       getlk, setlk, setlkw
- *   passthrough_xattr.c       setxattr, getxattr, listxattr, removexattr
- *   passthrough_ioctl.c       ioctl
- *   credentials.c             acting as the caller: uid, gid, supplementary group, umask
- *   nodes.c, handles.c        what the guest knows and has open
+ *   passthrough_data.c        open, read, write, flush, release, fsync, fallocate, lseek, copy_file_range,
+ * syncfs passthrough_locks.c       getlk, setlk, setlkw passthrough_xattr.c       setxattr, getxattr,
+ * listxattr, removexattr passthrough_ioctl.c       ioctl credentials.c             acting as the caller: uid,
+ * gid, supplementary group, umask nodes.c, handles.c        what the guest knows and has open
  *
- * Every thread that runs operations has called credentials_prepare_thread: its working directory is /proc/self/fd, of
- * its own, so that the relative path "N" names descriptor N in calls that want a path (open again, xattr, chmod), also
- * in a sandbox without /proc.
+ * Every thread that runs operations has called credentials_prepare_thread: its working directory is
+ * /proc/self/fd, of its own, so that the relative path "N" names descriptor N in calls that want a path (open
+ * again, xattr, chmod), also in a sandbox without /proc.
  */
 #pragma once
 #include "core.h"
@@ -26,13 +24,13 @@ struct handle_table;
 struct lock_table;
 
 struct passthrough {
-    struct filesystem filesystem; /* first: a request's filesystem is this mount */
+    struct filesystem filesystem;               /* first: a request's filesystem is this mount */
     struct vhostfs_passthrough_options options; /* root_fd and proc_self_fd are our own duplicates */
     struct session *session;
     uint16_t mount;
     _Atomic uint64_t flags; /* negotiated INIT flags of the session that runs */
     bool file_handles;      /* open_by_handle_at works for this process and file system */
-    bool local;             /* the host's file system is local: close reports no errors, FLUSH need not be sent */
+    bool local; /* the host's file system is local: close reports no errors, FLUSH need not be sent */
     struct node_table *nodes;
     struct handle_table *handles;
     struct lock_table *locks;
@@ -53,7 +51,8 @@ static inline bool passthrough_negotiated(const struct passthrough *share, uint6
     return (atomic_load_explicit(&share->flags, memory_order_relaxed) & flag) != 0;
 }
 
-/* A descriptor as a path for calls that want one: relative to the working directory of threads that run operations. */
+/* A descriptor as a path for calls that want one: relative to the working directory of threads that run
+ * operations. */
 struct descriptor_path {
     char text[12];
 };
@@ -88,10 +87,11 @@ static inline struct handle *passthrough_any_handle(struct request *request, uin
 }
 
 /* passthrough.c */
-int passthrough_create(const struct vhostfs_passthrough_options *options, struct session *session, uint16_t mount,
-                       struct filesystem **filesystem);
+int passthrough_create(const struct vhostfs_passthrough_options *options, struct session *session,
+                       uint16_t mount, struct filesystem **filesystem);
 
-/* nodes.c, handles.c, passthrough_locks.c: their tables' life, for passthrough.c. `end` drops all but the root. */
+/* nodes.c, handles.c, passthrough_locks.c: their tables' life, for passthrough.c. `end` drops all but the
+ * root. */
 int node_table_create(struct passthrough *share, struct node_table **table);
 void node_table_end(struct node_table *table);
 void node_table_destroy(struct node_table *table);
@@ -103,8 +103,9 @@ void lock_table_end(struct lock_table *table);
 void lock_table_destroy(struct lock_table *table);
 
 /* credentials.c */
-/* Give the calling thread a working directory, umask (0) and securebits of its own, and take the daemon's supplementary
- * groups off it where permitted. Capabilities must not be changed by others afterwards. -errno: it cannot run operations. */
+/* Give the calling thread a working directory, umask (0) and securebits of its own, and take the daemon's
+ * supplementary groups off it where permitted. Capabilities must not be changed by others afterwards. -errno:
+ * it cannot run operations. */
 int credentials_prepare_thread(int proc_self_fd);
 struct credentials {
     uint32_t uid;
@@ -113,13 +114,15 @@ struct credentials {
     bool grouped;
     bool fsetid_dropped;
 };
-/* Act as the request's caller until credentials_restore. 0; -EPERM where the process may not. Costs nothing for a caller
- * that is the daemon's own user. Capabilities stay: the guest's kernel has checked permissions (default_permissions), and
- * with groups that the host does not know. Only CAP_FSETID is dropped for another user, so that the host decides who may
- * make a file set-group-id; for that the caller's supplementary group counts where the guest sent it. */
+/* Act as the request's caller until credentials_restore. 0; -EPERM where the process may not. Costs nothing
+ * for a caller that is the daemon's own user. Capabilities stay: the guest's kernel has checked permissions
+ * (default_permissions), and with groups that the host does not know. Only CAP_FSETID is dropped for another
+ * user, so that the host decides who may make a file set-group-id; for that the caller's supplementary group
+ * counts where the guest sent it. */
 int credentials_assume(const struct request *request, struct credentials *credentials);
 void credentials_restore(const struct credentials *credentials);
-/* Set the thread's umask for the next creation (DONT_MASK); remembered, so that an unchanged one costs no call. */
+/* Set the thread's umask for the next creation (DONT_MASK); remembered, so that an unchanged one costs no
+ * call. */
 void credentials_set_umask(uint32_t umask);
 /* Run a write or truncation so that the host clears set-user-id and set-group-id bits (drops CAP_FSETID). */
 bool credentials_drop_fsetid(void);
@@ -142,7 +145,8 @@ operation passthrough_getlk, passthrough_setlk, passthrough_setlkw;
 operation passthrough_setxattr, passthrough_getxattr, passthrough_listxattr, passthrough_removexattr;
 operation passthrough_ioctl;
 
-/* passthrough_data.c: what both OPEN and CREATE do: the flags that reach the host, and those that answer the guest. */
+/* passthrough_data.c: what both OPEN and CREATE do: the flags that reach the host, and those that answer the
+ * guest. */
 int passthrough_open_flags(const struct passthrough *share, uint32_t guest_flags);
 uint32_t passthrough_fopen_flags(const struct passthrough *share, uint32_t guest_flags);
 /* passthrough_locks.c: called by FLUSH and RELEASE. */

@@ -24,6 +24,7 @@
  * one that ends inside a sector likewise. */
 #define PAGE 4096U
 #define SECTOR 512U
+#define FAULT_SLACK 64U
 
 /* handle.reading */
 enum {
@@ -155,25 +156,44 @@ static uint32_t learn_reading(struct handle *handle)
     return reading;
 }
 
+/* Whether a read that stopped here met the end of the file: data is cached in whole pages and read from disks
+ * in whole sectors (`grain`), so it is the end unless it lies between two of them; or where the reply's own
+ * memory may have ended. */
+static bool is_end(uint64_t file_position, unsigned grain, const struct iovec *vector, size_t step)
+{
+    while (step > vector->iov_len) {
+        step -= vector->iov_len;
+        vector++;
+    }
+    if (grain == SECTOR) /* direct reads take hold of all memory first */
+        return file_position % SECTOR != 0;
+    /* A fault in a page of the guest's stops the copy at its edge, or a few bytes short of it. */
+    uintptr_t memory = (uintptr_t)vector->iov_base + step;
+    return file_position % grain != 0 && memory % PAGE != 0 && memory % PAGE < PAGE - FAULT_SLACK;
+}
+
 /* Read into the reply, all that there is: to the guest, fewer bytes than it asked for mean the end of the
  * file. */
-static int32_t read_fully(struct request *request, struct handle *handle, size_t size, uint64_t offset,
+static int32_t read_fully(struct request *request, const struct handle *handle, size_t size, uint64_t offset,
                           int flags)
 {
     struct iovec vector[CHAIN_VECTORS];
-    unsigned grain = (flags & RWF_NOWAIT) != 0 ? PAGE : (handle->flags & O_DIRECT) != 0 ? SECTOR : 1;
+    /* The pool also reads what is not cached in pages: it asks again, at any place. */
+    unsigned grain = request->on_pool ? 1 : PAGE;
+    if ((handle->flags & O_DIRECT) != 0)
+        grain = SECTOR; /* no asking again from inside a sector: that is refused */
     size_t done = 0;
     while (done < size) {
         int count = reply_vectors(request, done, size - done, vector);
         if (count < 0)
             return count;
         ssize_t step = preadv2(handle->fd, vector, count, (off_t)(offset + done), flags);
-        if (step < 0 && errno == EINTR)
+        if (step < 0 && errno == EINTR && !atomic_load(request->cancelled))
             continue;
         if (step < 0)
             return transfer_error(errno);
         done += (size_t)step;
-        if (step == 0 || (offset + done) % grain != 0)
+        if (step == 0 || is_end(offset + done, grain, vector, (size_t)step))
             break;
     }
     return (int32_t)done;
@@ -235,13 +255,13 @@ static int write_flags(const struct request *request, const struct handle *handl
     return flags;
 }
 
-static ssize_t write_vectors(const struct handle *handle, const struct iovec *vector, int count,
-                             uint64_t offset, int flags)
+static ssize_t write_vectors(const struct request *request, const struct handle *handle,
+                             const struct iovec *vector, int count, uint64_t offset, int flags)
 {
     ssize_t written;
     do
         written = pwritev2(handle->fd, vector, count, (off_t)offset, flags);
-    while (written < 0 && errno == EINTR);
+    while (written < 0 && errno == EINTR && !atomic_load(request->cancelled));
     return written >= 0 ? written : transfer_error(errno);
 }
 
@@ -267,7 +287,7 @@ int32_t passthrough_write(struct request *request)
     if (sleeps && !request_may_sleep(request))
         return REQUEST_WOULD_SLEEP;
     bool dropped = (in->write_flags & FUSE_WRITE_KILL_SUIDGID) != 0 && credentials_drop_fsetid();
-    ssize_t written = write_vectors(handle, vector, count, in->offset, flags);
+    ssize_t written = write_vectors(request, handle, vector, count, in->offset, flags);
     if (dropped)
         credentials_regain_fsetid();
     if (written < 0)
@@ -403,8 +423,6 @@ static int64_t copy_range(struct request *request, const struct fuse_copy_file_r
     struct handle *to = handle_find(request, in->fh_out, HANDLE_FILE);
     if (from == NULL || to == NULL || to->nodeid != in->nodeid_out)
         return -EBADF;
-    if (in->off_in > INT64_MAX || in->off_out > INT64_MAX || in->flags != 0)
-        return -EINVAL;
     if (!request_may_sleep(request))
         return REQUEST_WOULD_SLEEP;
     off_t offset_in = (off_t)in->off_in;
@@ -412,7 +430,7 @@ static int64_t copy_range(struct request *request, const struct fuse_copy_file_r
     size_t size = in->len < most ? in->len : most;
     ssize_t copied;
     do
-        copied = copy_file_range(from->fd, &offset_in, to->fd, &offset_out, size, 0);
+        copied = copy_file_range(from->fd, &offset_in, to->fd, &offset_out, size, (unsigned)in->flags);
     while (copied < 0 && errno == EINTR && !atomic_load(request->cancelled));
     return copied >= 0 ? copied : -errno;
 }

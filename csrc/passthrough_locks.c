@@ -156,30 +156,28 @@ static struct lock_owner *list_owner(struct lock_table *table, struct lock_owner
     return listed;
 }
 
-/* The owner's open file description, made where there is none. NULL and *error: ENOLCK where no more can be
- * had. */
-static struct lock_owner *take_owner(struct request *request, const struct handle *handle, uint64_t owner,
-                                     int *error)
+/* The owner's open file description, made where there is none: 0 and *owner, or a negative errno (ENOLCK: no
+ * more of them). */
+static int take_owner(struct request *request, const struct handle *handle, uint64_t id,
+                      struct lock_owner **owner)
 {
     struct passthrough *share = passthrough_of(request);
-    struct lock_owner *taken = take_known(share->locks, handle->nodeid, owner);
-    if (taken != NULL)
-        return taken;
-    *error = -ENOLCK;
+    *owner = take_known(share->locks, handle->nodeid, id);
+    if (*owner != NULL)
+        return 0;
     if (atomic_load(&share->locks->count) >= LOCK_OWNERS_MAX)
-        return NULL;
+        return -ENOLCK;
     int fd = open_description(share, handle);
-    if (fd < 0) {
-        *error = fd == -EMFILE || fd == -ENFILE ? -ENOLCK : fd;
-        return NULL;
-    }
+    if (fd < 0)
+        return fd == -EMFILE || fd == -ENFILE ? -ENOLCK : fd;
     struct lock_owner *made = malloc(sizeof(*made));
     if (made == NULL) {
         close(fd);
-        return NULL;
+        return -ENOLCK;
     }
-    *made = (struct lock_owner){.nodeid = handle->nodeid, .owner = owner, .fd = fd};
-    return list_owner(share->locks, made);
+    *made = (struct lock_owner){.nodeid = handle->nodeid, .owner = id, .fd = fd};
+    *owner = list_owner(share->locks, made);
+    return *owner != NULL ? 0 : -ENOLCK;
 }
 
 /* Take away all locks of an owner on a file, and its open file description where nobody waits with it. */
@@ -286,10 +284,13 @@ static int32_t set_posix_lock(struct request *request, struct handle *handle, co
         return 0;
     }
     int error = 0;
-    struct lock_owner *owner = lock.l_type == F_UNLCK ? take_known(share->locks, handle->nodeid, in->owner)
-                                                      : take_owner(request, handle, in->owner, &error);
+    struct lock_owner *owner = NULL;
+    if (lock.l_type == F_UNLCK)
+        owner = take_known(share->locks, handle->nodeid, in->owner);
+    else
+        error = take_owner(request, handle, in->owner, &owner);
     if (owner == NULL)
-        return error;
+        return error; /* or there is nothing to unlock */
     if (fcntl(owner->fd, F_OFD_SETLK, &lock) != 0)
         error = -errno;
     if (error == -EACCES)

@@ -189,7 +189,8 @@ int32_t loopback_call(struct loopback_thread *thread, uint32_t opcode, uint64_t 
                                 .nodeid = nodeid,
                                 .uid = thread->uid,
                                 .gid = thread->gid,
-                                .pid = 1};
+                                .pid = 1,
+                                .total_extlen = thread->extension_size};
     for (size_t i = 0; i < count; i++) {
         CHECK(in.len + pieces[i].size <= LOOPBACK_SENT);
         if (pieces[i].size > 0)

@@ -32,11 +32,12 @@ struct loopback_thread {
     /* Of the requests that follow; the test may change them. */
     uint32_t uid;
     uint32_t gid;
-    size_t room;          /* LOOPBACK_ROOM or less */
-    size_t piece;         /* bytes a vector, both ways; 0: header and the rest */
-    bool detached;        /* the last request was answered as on the pool */
-    size_t reply_size;    /* payload bytes of the last reply */
-    const uint8_t *reply; /* payload of the last reply */
+    uint16_t extension_size; /* of the arguments' end, in units of 8 bytes (total_extlen) */
+    size_t room;             /* LOOPBACK_ROOM or less */
+    size_t piece;            /* bytes a vector, both ways; 0: header and the rest */
+    bool detached;           /* the last request was answered as on the pool */
+    size_t reply_size;       /* payload bytes of the last reply */
+    const uint8_t *reply;    /* payload of the last reply */
     _Atomic bool cancelled;
     uint8_t *sent;   /* "guest memory" of the request */
     uint8_t *answer; /* and of the reply */
