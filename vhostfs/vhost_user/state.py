@@ -406,7 +406,7 @@ class Backend:
     def _set_features(self, payload: Payload, _header: Header) -> Event:
         assert isinstance(payload, Number)
         features = VirtioFeature(payload.value)
-        unknown = payload.value & ~self.offer.features
+        unknown = payload.value & ~int(self.offer.features)
         if unknown:
             raise ProtocolError(f"it takes features that were not offered: {unknown:#x}")
         if self._alters_rings(features) and any(ring.state is RingState.RUNNING for ring in self.rings):
@@ -423,7 +423,7 @@ class Backend:
 
     def _set_protocol_features(self, payload: Payload, header: Header) -> Event:
         assert isinstance(payload, Number)
-        unknown = payload.value & ~self.offer.protocol_features
+        unknown = payload.value & ~int(self.offer.protocol_features)
         if unknown:
             raise ProtocolError(f"it takes protocol features that were not offered: {unknown:#x}")
         self.protocol_features = ProtocolFeature(payload.value)
