@@ -309,7 +309,8 @@ static void await_waiter(const struct stage *stage)
             return;
         pause_shortly();
     }
-    CHECK(!"no waiter within ten seconds");
+    bool waiter_within_ten_seconds = false;
+    CHECK(waiter_within_ten_seconds);
 }
 
 static void waiter_begin(struct waiter *waiter, struct stage *stage, struct fuse_lk_in in)
@@ -318,6 +319,8 @@ static void waiter_begin(struct waiter *waiter, struct stage *stage, struct fuse
     CHECK_EQUAL(sigaction(SIGUSR1, &action, NULL), 0);
     *waiter = (struct waiter){.stage = stage, .in = in};
     CHECK_EQUAL(pthread_create(&waiter->thread, NULL, wait_for_lock, waiter), 0);
+    while (!atomic_load(&waiter->attached))
+        pause_shortly();
     await_waiter(stage);
     CHECK(!atomic_load(&waiter->done));
 }
