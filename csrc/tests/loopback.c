@@ -79,6 +79,8 @@ void loopback_create_at(struct loopback *loopback, const char *directory,
     mount.proc_self_fd = loopback->proc_self_fd;
     struct filesystem *filesystem;
     CHECK_EQUAL(passthrough_create(&mount, &loopback->session, 0, &filesystem), 0);
+    loopback->memory = memory_table_create(NULL);
+    CHECK(loopback->memory != NULL);
     loopback->share = (struct passthrough *)(void *)filesystem;
     CHECK_EQUAL(session_mount(&loopback->session, 0, filesystem), 0);
     begin_session(loopback, flags);
@@ -100,6 +102,7 @@ static int remove_one(const char *path, const struct stat *attributes, int type,
 void loopback_destroy(struct loopback *loopback)
 {
     session_destroy(&loopback->session);
+    memory_table_put(loopback->memory);
     close(loopback->root_fd);
     close(loopback->proc_self_fd);
     if (loopback->root[0] != 0)
@@ -210,6 +213,7 @@ int32_t loopback_call(struct loopback_thread *thread, uint32_t opcode, uint64_t 
                   .writable_count = cut(thread->answer, thread->room, sizeof(struct fuse_out_header),
                                         thread->piece, writable)},
         .session = session,
+        .memory = thread->loopback->memory,
         .reader = &thread->reader,
         .cancelled = &thread->cancelled,
     };

@@ -8,6 +8,7 @@
  */
 #pragma once
 #include "../epoch.h"
+#include "../memory.h"
 #include "../passthrough.h"
 #include "../session.h"
 #include <stdbool.h>
@@ -19,6 +20,7 @@
 struct loopback {
     struct session session;
     struct passthrough *share;
+    struct memory_table *memory; /* of no regions: requests lie in the process's own */
     int root_fd;   /* O_PATH of the shared directory: what "the host" does goes by openat and its like on this
                     */
     char root[64]; /* the same, absolute */
