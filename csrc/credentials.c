@@ -114,6 +114,11 @@ int credentials_assume(const struct request *request, struct credentials *creden
     uint32_t group;
     uint32_t uid = request->in.uid;
     uint32_t gid = request->in.gid;
+    /* A daemon without power serves what its user may do: the guest's root is that user. */
+    if (uid == 0 && !(own.effective & CAPABILITY(CAP_SETUID)))
+        uid = own.uid;
+    if (gid == 0 && !(own.effective & CAPABILITY(CAP_SETGID)))
+        gid = own.gid;
     *credentials = (struct credentials){.uid = uid, .gid = gid};
     if (uid == own.uid && gid == own.gid)
         return 0;

@@ -30,6 +30,9 @@ MAX_PAGES: Final = 256
 
 MAX_WRITE: Final = MAX_PAGES * 4096
 
+OTHER_DESCRIPTORS: Final = 64
+"""What a process needs besides its nodes' descriptors, at the very least."""
+
 MAX_BACKGROUND: Final = 65_535
 """virtiofsd's: the ring bounds what is under way, not the guest's counting."""
 
@@ -124,7 +127,7 @@ def descriptor_budgets(configuration: Configuration, limit: int) -> dict[Passthr
     """
     mounts = [mount for device in configuration.devices for mount in device.mounts.values()]
     given = sum(mount.descriptors for mount in mounts if mount.descriptors is not None)
-    if given > limit - 64:
+    if given and given > limit - OTHER_DESCRIPTORS:
         raise StartError(f"the mounts may keep {given} descriptors, and the process only {limit} in all")
     fair = (limit - given) // 2 // max(sum(mount.descriptors is None for mount in mounts), 1)
     if fair < MOUNT_DESCRIPTORS_MINIMUM and any(mount.descriptors is None for mount in mounts):

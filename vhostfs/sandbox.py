@@ -62,6 +62,9 @@ SYS_FSMOUNT: Final = 432
 SYS_MOUNT_SETATTR: Final = 442
 
 # <linux/prctl.h>, <linux/capability.h>
+PR_GET_SECUREBITS: Final = 27
+PR_SET_SECUREBITS: Final = 28
+SECBIT_NO_SETUID_FIXUP: Final = 4
 PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
@@ -345,6 +348,8 @@ def _drop_capabilities() -> None:
     header = _CapabilityHeader(CAPABILITY_VERSION_3, 0)
     sets = (_CapabilityData * 2)()
     with _refusal("drop capabilities", "this should not happen"):
+        # To act for a user of the guest changes the user, not what the daemon may do: csrc/credentials.c.
+        _prctl(PR_SET_SECUREBITS, _prctl(PR_GET_SECUREBITS, 0) | SECBIT_NO_SETUID_FIXUP)
         _checked(_libc.capget(ctypes.byref(header), sets))
         number = 0
         while _bounded(number):
@@ -397,9 +402,9 @@ def _syscall(number: int, *arguments: int | bytes | None) -> int:
     return _checked(_libc.syscall(ctypes.c_long(number), *words))
 
 
-def _prctl(option: int, argument: int) -> None:
+def _prctl(option: int, argument: int) -> int:
     zero = ctypes.c_ulong(0)
-    _checked(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero))
+    return _checked(_libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero))
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int) -> None:

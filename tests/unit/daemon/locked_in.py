@@ -99,6 +99,8 @@ def facts(entered: sandbox.Sandbox, shares: list[PurePosixPath]) -> dict[str, An
             for line in status.splitlines()
             if line.startswith("Cap")
         },
+        "keeps_capabilities_as_another_user": LIBC.prctl(sandbox.PR_GET_SECUREBITS, 0, 0, 0, 0)
+        == sandbox.SECBIT_NO_SETUID_FIXUP,
         "no_new_privileges": "NoNewPrivs:\t1" in status,
         "cwd": str(Path.cwd()),
     }

@@ -68,6 +68,7 @@ def test_files_are_reopened_through_proc_although_it_is_hidden(mode: str, share:
 def test_root_keeps_the_capabilities_that_serving_needs(mode: str, share: Path) -> None:
     seen = locked_in(mode, share)
     assert seen["capabilities"] == {"CapInh": 0, "CapPrm": KEPT, "CapEff": KEPT, "CapBnd": KEPT, "CapAmb": 0}
+    assert seen["keeps_capabilities_as_another_user"]
     assert seen["no_new_privileges"]
 
 

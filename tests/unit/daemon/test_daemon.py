@@ -1,0 +1,280 @@
+"""A daemon starts or says why not, serves whoever comes, survives whoever leaves, and ends when told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.frontend.client import FuseClient
+from tests.frontend.daemons import READY, running_daemon
+from tests.frontend.frontend import Frontend
+from tests.unit.daemon.conftest import VHOSTFSD, RunDaemon, listening, read_file, refused
+from vhostfs.fuse_abi.opcodes import ROOT_ID
+
+USER = 1234
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="needs root: to be locked in as root, or to become a user"
+)
+
+
+@pytest.mark.parametrize("sandbox", ["namespace", "chroot", "none"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_daemon_and_its_socket(
+    run: RunDaemon, socket: Path, sandbox: str, number: int
+) -> None:
+    with run(f"--sandbox={sandbox}") as daemon:
+        assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+        assert read_file(socket) == b"content"
+        assert daemon.stop(number) == 0
+        assert not socket.exists()
+    assert "Traceback" not in daemon.log
+
+
+def test_the_daemon_ends_while_a_guest_is_at_work(run: RunDaemon, socket: Path) -> None:
+    with run() as daemon, Frontend.start(socket) as frontend:
+        client = FuseClient(frontend)
+        client.init()
+        client.open(client.lookup(ROOT_ID, b"file").nodeid)
+        assert daemon.stop() == 0
+
+
+def test_when_a_front_end_goes_the_next_one_finds_a_clean_device(run: RunDaemon, socket: Path) -> None:
+    with run() as daemon:
+        for _ in range(3):
+            assert read_file(socket) == b"content"
+        assert daemon.stop() == 0
+    assert daemon.log.count("a front-end connected") == 3
+
+
+def test_once_ends_with_the_front_end(run: RunDaemon, socket: Path) -> None:
+    with run("--once") as daemon:
+        assert read_file(socket) == b"content"
+        assert daemon.process.wait(20) == 0
+        assert not socket.exists()
+
+
+def test_what_a_front_end_says_wrong_costs_its_connection_and_one_line(run: RunDaemon, socket: Path) -> None:
+    with run() as daemon:
+        with Frontend.connect(socket) as frontend:
+            frontend.socket.raw.send(b"\xff" * 12)
+            frontend.socket.wait_for_end()
+        assert read_file(socket) == b"content"
+        assert daemon.stop() == 0
+    assert sum(" ERROR " in line for line in daemon.log.splitlines()) == 1
+    assert "Traceback" not in daemon.log
+
+
+def test_one_daemon_serves_many_devices_each_for_itself(tmp_path: Path) -> None:
+    devices = []
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(f"content of {name}")
+        devices.append(
+            {
+                "tag": name,
+                "socket": {"path": f"{tmp_path}/{name}.sock", "mode": "0666"},
+                "mounts": {"/": {"type": "passthrough", "shared_dir": f"{tmp_path}/{name}"}},
+            }
+        )
+    config = tmp_path / "vhostfs.yaml"
+    config.write_text(json.dumps({"devices": devices}))
+    with running_daemon([*VHOSTFSD, "--config", str(config)], tmp_path / "a.sock") as daemon:
+        with Frontend.connect(tmp_path / "b.sock") as hostile:
+            hostile.socket.raw.send(b"\xff" * 12)
+            hostile.socket.wait_for_end()
+        for name in ("c", "a", "b"):
+            assert read_file(tmp_path / f"{name}.sock") == f"content of {name}".encode()
+            assert stat.S_IMODE((tmp_path / f"{name}.sock").stat().st_mode) == 0o666
+        assert daemon.stop() == 0
+    assert list(tmp_path.glob("*.sock")) == []
+
+
+def test_an_inherited_socket_is_served_and_left_behind(share: Path, socket: Path) -> None:
+    with listening(socket) as made:
+        command = [*VHOSTFSD, f"--fd={made.fileno()}", f"--shared-dir={share}"]
+        process = subprocess.Popen(command, pass_fds=[made.fileno()], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        with process, process.stderr as log:
+            assert READY in log.readline()
+            assert read_file(socket) == b"content"
+            process.terminate()
+            assert process.wait(20) == 0
+    assert socket.exists()
+
+
+AS_SYSTEMD_DOES = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def test_systemds_socket_is_served(share: Path, socket: Path) -> None:
+    with listening(socket) as made:
+        passing = [sys.executable, "-c", AS_SYSTEMD_DOES, str(made.fileno())]
+        command = [*passing, *VHOSTFSD, f"--shared-dir={share}"]
+        process = subprocess.Popen(command, pass_fds=[made.fileno()], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        with process, process.stderr as log:
+            assert READY in log.readline()
+            assert read_file(socket) == b"content"
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            ["--socket-path={tmp}/s", "--shared-dir={tmp}/no"],
+            "the shared directory {tmp}/no cannot be opened: No",
+        ),
+        (
+            ["--socket-path={tmp}/no/s", "--shared-dir={tmp}"],
+            "no socket can be made at {tmp}/no/s: No such file",
+        ),
+        (["--fd=999", "--shared-dir={tmp}"], "descriptor 999 is no socket: Bad file descriptor"),
+        (
+            ["--socket-path={tmp}/s", "--shared-dir={tmp}", "--rlimit-nofile=20"],
+            "20 open descriptors are too few",
+        ),
+    ],
+)
+def test_what_the_host_refuses_at_the_start_is_one_sentence(
+    options: list[str], sentence: str, tmp_path: Path
+) -> None:
+    status, text = refused(*(option.format(tmp=tmp_path) for option in options))
+    assert (status, len(text.splitlines())) == (1, 1)
+    assert text.startswith("vhostfs: " + sentence.format(tmp=tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_daemons_at_one_socket_are_one_too_many(run: RunDaemon, share: Path, socket: Path) -> None:
+    with run():
+        status, text = refused(f"--socket-path={socket}", f"--shared-dir={share}")
+        assert (status, text) == (1, f"vhostfs: another process listens at {socket}\n")
+        assert read_file(socket) == b"content"
+
+
+def test_a_daemon_that_was_killed_leaves_nothing_in_the_way(run: RunDaemon, socket: Path) -> None:
+    with run() as daemon:
+        daemon.stop(signal.SIGKILL)
+        assert socket.exists()
+    with run() as daemon:
+        assert read_file(socket) == b"content"
+
+
+def test_wrong_usage_and_faults_of_a_file_have_their_own_status(tmp_path: Path) -> None:
+    assert refused("--nonsense")[0] == 2
+    (tmp_path / "bad.yaml").write_text("devices: 1\nbeside: 2\n")
+    assert refused(f"--config={tmp_path}/bad.yaml") == (
+        1,
+        f"{tmp_path}/bad.yaml:1:10: devices: should be a list\n"
+        f"{tmp_path}/bad.yaml:2:1: beside: unknown key;"
+        " known here: devices, sandbox, log, rlimit_nofile, once\n",
+    )
+
+
+def test_256_descriptors_are_enough_for_a_thousand_files(run: RunDaemon, share: Path, socket: Path) -> None:
+    for number in range(1000):
+        (share / f"{number}").write_text(f"{number}")
+    with run("--rlimit-nofile=256") as daemon, Frontend.start(socket) as frontend:
+        client = FuseClient(frontend)
+        client.init()
+        nodes = [client.lookup(ROOT_ID, str(number).encode()).nodeid for number in range(1000)]
+        for number, nodeid in enumerate(nodes):
+            opened = client.open(nodeid)
+            assert client.read(nodeid, opened.fh, 100) == str(number).encode()
+            client.release(nodeid, opened.fh)
+        assert len(os.listdir(f"/proc/{daemon.process.pid}/fd")) < 256  # noqa: PTH208
+
+
+def test_events_are_json_where_asked(run: RunDaemon, socket: Path) -> None:
+    with run("--log-format=json") as daemon:
+        assert read_file(socket) == b"content"
+        assert daemon.stop() == 0
+    messages = [json.loads(line)["message"] for line in daemon.log.splitlines()]
+    assert messages[0] == READY
+    assert "ending: SIGTERM" in messages
+    assert messages[-1] == "ended"
+
+
+def test_launchers_hear_that_it_is_ready_although_nothing_is_logged(run: RunDaemon) -> None:
+    with run("--log-level=off") as daemon:
+        assert daemon.stop() == 0
+    assert len(daemon.log.splitlines()) == 1
+
+
+WATCHED = """
+import sys
+from vhostfs import sandbox
+entered = sandbox.enter
+def enter(*arguments):
+    result = entered(*arguments)
+    def watch(event, details):
+        if event in {"import", "open"}:
+            sys.stderr.write(f"forbidden: {event} {details[0]}\\n")
+    sys.addaudithook(watch)
+    return result
+sandbox.enter = enter
+from vhostfs.cli import daemon_main
+sys.exit(daemon_main())
+"""
+
+
+def test_locked_in_nothing_is_imported_or_opened_by_name(share: Path, socket: Path) -> None:
+    options = [f"--socket-path={socket}", f"--shared-dir={share}", "--sandbox=none", "--log-level=trace"]
+    with running_daemon([sys.executable, "-c", WATCHED, *options], socket) as daemon:
+        with Frontend.connect(socket) as frontend:
+            frontend.socket.raw.send(b"\xff" * 12)
+            frontend.socket.wait_for_end()
+        assert read_file(socket) == b"content"
+        assert daemon.stop() == 0
+    assert [line for line in daemon.log.splitlines() if "forbidden" in line] == []
+
+
+AS_A_USER = f"""
+import ctypes, os, sys
+from vhostfs import cli, daemon
+daemon._import_everything()  # the interpreter may be where only root can look
+os.setgroups([])
+os.setresgid({USER}, {USER}, {USER})
+os.setresuid({USER}, {USER}, {USER})
+assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0  # PR_SET_DUMPABLE, as for a program that a user starts
+sys.exit(cli.daemon_main())
+"""
+
+
+@pytest.fixture
+def owned(share: Path) -> Path:
+    """The share as the user's own, in a place that the user reaches."""
+    for path in (share, *share.iterdir(), share.parent):
+        os.chown(path, USER, USER)
+    for path in (share.parent.parent, share.parent.parent.parent):
+        path.chmod(0o755)
+    return share
+
+
+@needs_root
+@pytest.mark.parametrize("sandbox", ["namespace", "none"])
+def test_a_user_serves_its_own_files_as_roots_of_the_guest(owned: Path, socket: Path, sandbox: str) -> None:
+    options = [f"--socket-path={socket}", f"--shared-dir={owned}", f"--sandbox={sandbox}"]
+    with running_daemon([sys.executable, "-c", AS_A_USER, *options], socket) as daemon:
+        with Frontend.start(socket) as frontend:
+            client = FuseClient(frontend)
+            client.init()
+            entry, opened = client.create(ROOT_ID, b"new")
+            assert client.write(entry.nodeid, opened.fh, b"data", 0) == 4
+            assert entry.attr.uid == (0 if sandbox == "namespace" else USER)
+        assert daemon.stop() == 0
+    assert (owned / "new").read_bytes() == b"data"
+    assert (owned / "new").stat().st_uid == USER
