@@ -15,7 +15,8 @@ struct pool_thread {
     struct epoch_reader reader;
     struct pool *pool;
     pthread_t thread;
-    struct request *running; /* under the pool's lock */
+    const struct queue *queue; /* whose request it runs, or NULL; under the pool's lock, as the next one */
+    bool blocking;             /* that is a blocking lock */
     struct pool_thread *next;
 };
 
@@ -102,16 +103,16 @@ static void *thread_main(void *argument)
     int error = pool->proc_self_fd >= 0 ? credentials_prepare_thread(pool->proc_self_fd) : 0;
     pthread_mutex_lock(&pool->lock);
     for (struct request *request = take(pool); request != NULL; request = take(pool)) {
-        bool blocking = is_blocking_lock(request);
-        thread->running = request;
+        thread->queue = request->queue;
+        thread->blocking = is_blocking_lock(request);
         pthread_mutex_unlock(&pool->lock);
         if (error == 0)
             run(thread, request);
         else
             pool->complete(request, error);
         pthread_mutex_lock(&pool->lock);
-        thread->running = NULL;
-        pool->blocking_locks -= blocking;
+        thread->queue = NULL;
+        pool->blocking_locks -= thread->blocking;
     }
     unlink_thread(pool, thread);
     pthread_mutex_unlock(&pool->lock);
@@ -184,8 +185,7 @@ void pool_cancel_sleeps(struct pool *pool, const struct queue *queue, bool all)
 {
     pthread_mutex_lock(&pool->lock);
     for (struct pool_thread *thread = pool->threads; thread != NULL; thread = thread->next) {
-        const struct request *running = thread->running;
-        if (running != NULL && running->queue == queue && (all || is_blocking_lock(running)))
+        if (thread->queue == queue && (all || thread->blocking))
             threads_cancel_sleep(thread->thread);
     }
     pthread_mutex_unlock(&pool->lock);

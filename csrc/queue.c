@@ -114,6 +114,7 @@ static void place_ring(struct queue *queue, const struct queue_settings *setting
     struct virtqueue *ring = &queue->ring;
     memory_table_put(ring->memory);
     ring->memory = memory;
+    queue->repairs_returned = sigbus_repair_count();
     ring->at = *at;
     ring->event_index = (settings->features & VIRTIO_FEATURE_EVENT_INDEX) != 0;
     if (settings->fresh) {
@@ -282,8 +283,13 @@ void queue_complete(struct request *request, int32_t result)
     pthread_mutex_unlock(&queue->used_lock);
     if (call)
         queue_signal_call(queue);
-    /* The last that is done here: from then on the queue may be gone. */
     pthread_mutex_lock(&queue->used_lock);
+    /* The queue thread may sleep on, with nobody to kick it. */
+    if (sigbus_repair_count() != queue->repairs_returned) {
+        queue->repairs_returned = sigbus_repair_count();
+        memory_vanished(queue);
+    }
+    /* The last that is done here: from then on the queue may be gone. */
     if (--queue->in_flight == 0)
         pthread_cond_signal(&queue->answered);
     pthread_mutex_unlock(&queue->used_lock);

@@ -84,8 +84,9 @@ struct queue {
 
     alignas(128) pthread_mutex_t used_lock;
     pthread_cond_t answered;
-    uint32_t in_flight; /* on the pool; under used_lock */
-    bool ended;         /* the thread is done with the ring; under used_lock */
+    uint64_t repairs_returned; /* repairs_seen of the used side */
+    uint32_t in_flight;        /* on the pool; under used_lock */
+    bool ended;                /* the thread is done with the ring; under used_lock */
 };
 
 /* 0 and a queue, stopped and empty; or -ENOMEM, or what epoll and eventfd say. */

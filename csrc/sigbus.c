@@ -4,6 +4,7 @@
  * is written last when it is taken and first when it is given back. A fault in a range means that somebody
  * still uses it, so the slot that matters cannot be in change; the others are only compared.
  */
+#define _GNU_SOURCE 1
 #include "sigbus.h"
 
 #include <errno.h>
@@ -11,6 +12,8 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define RANGES_PER_CHUNK 128
 
@@ -60,9 +63,11 @@ static bool repair(void *address)
     struct sigbus_range *range = find((uintptr_t)address, &base, &length);
     if (range == NULL)
         return false;
-    void *mapped = mmap((void *)base, length, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED)
+    /* The system call itself: sanitizers put something of their own before mmap that a signal handler may not
+     * call. */
+    long mapped = syscall(SYS_mmap, base, length, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    if (mapped == -1)
         return false;
     atomic_store_explicit(&range->gone, true, memory_order_release);
     atomic_fetch_add_explicit(&sigbus_repairs, 1, memory_order_release);

@@ -304,35 +304,35 @@ uint16_t driver_next_id(const struct driver *driver)
     return driver->free_head;
 }
 
-static void write_table(const struct driver *driver, const struct buffer *buffers, uint32_t count,
+void driver_write_table(const struct driver *driver, const struct buffer *buffers, uint32_t count,
                         uint64_t table)
 {
+    struct split_descriptor *split = guest_at(driver->guest, table);
+    struct packed_slot *packed = guest_at(driver->guest, table);
     for (uint32_t i = 0; i < count; i++) {
-        uint16_t flags = buffers[i].writable ? DESCRIPTOR_WRITE : 0;
+        bool last = i + 1 == count;
+        uint16_t flags = (uint16_t)(buffers[i].flags | (buffers[i].writable ? DESCRIPTOR_WRITE : 0));
         if (driver->options.packed) {
-            struct packed_slot *slot = guest_at(driver->guest, table);
-            slot[i] = (struct packed_slot){
+            packed[i] = (struct packed_slot){
                 .address = buffers[i].address, .length = buffers[i].length, .flags = flags, .id = 0xdead};
-        } else {
-            struct split_descriptor *entry = guest_at(driver->guest, table);
-            if (i + 1 < count)
-                flags |= DESCRIPTOR_NEXT;
-            entry[i] = (struct split_descriptor){.address = buffers[i].address,
-                                                 .length = buffers[i].length,
-                                                 .flags = flags,
-                                                 .next = (uint16_t)(i + 1 < count ? i + 1 : 0xbeef)};
+            continue;
         }
+        flags |= last ? 0 : DESCRIPTOR_NEXT;
+        split[i] = (struct split_descriptor){.address = buffers[i].address,
+                                             .length = buffers[i].length,
+                                             .flags = flags,
+                                             .next = last ? 0xbeef : (uint16_t)(i + 1)};
     }
 }
 
-static void add_split(struct driver *driver, const struct buffer *buffers, uint32_t count, uint16_t kind)
+static void add_split(struct driver *driver, const struct buffer *buffers, uint32_t count)
 {
     struct split_descriptor *table = guest_at(driver->guest, driver->descriptors);
     uint16_t head = driver->free_head;
     uint16_t at = head;
     for (uint32_t i = 0; i < count; i++) {
         uint16_t next = driver->next_id[at];
-        uint16_t flags = (uint16_t)(kind | (buffers[i].writable ? DESCRIPTOR_WRITE : 0));
+        uint16_t flags = (uint16_t)(buffers[i].flags | (buffers[i].writable ? DESCRIPTOR_WRITE : 0));
         if (i + 1 < count)
             flags |= DESCRIPTOR_NEXT;
         table[at] = (struct split_descriptor){
@@ -347,7 +347,7 @@ static void add_split(struct driver *driver, const struct buffer *buffers, uint3
     driver->added++;
 }
 
-static void add_packed(struct driver *driver, const struct buffer *buffers, uint32_t count, uint16_t kind)
+static void add_packed(struct driver *driver, const struct buffer *buffers, uint32_t count)
 {
     struct packed_slot *ring = guest_at(driver->guest, driver->descriptors);
     uint16_t id = driver->free_head;
@@ -356,7 +356,7 @@ static void add_packed(struct driver *driver, const struct buffer *buffers, uint
     uint16_t head = driver->next;
     uint16_t head_flags = 0;
     for (uint32_t i = 0; i < count; i++) {
-        uint16_t flags = (uint16_t)(kind | (buffers[i].writable ? DESCRIPTOR_WRITE : 0));
+        uint16_t flags = (uint16_t)(buffers[i].flags | (buffers[i].writable ? DESCRIPTOR_WRITE : 0));
         flags |= driver->wrap ? FLAG_AVAILABLE : FLAG_USED;
         if (i + 1 < count)
             flags |= DESCRIPTOR_NEXT;
@@ -379,21 +379,20 @@ static void add_packed(struct driver *driver, const struct buffer *buffers, uint
 
 bool driver_add(struct driver *driver, const struct buffer *buffers, uint32_t count, uint64_t table)
 {
-    struct buffer indirect = {.address = table, .length = count * DESCRIPTOR_SIZE};
-    uint16_t kind = 0;
+    struct buffer indirect = {
+        .address = table, .length = count * DESCRIPTOR_SIZE, .flags = DESCRIPTOR_INDIRECT};
     if (table != 0) {
-        write_table(driver, buffers, count, table);
+        driver_write_table(driver, buffers, count, table);
         buffers = &indirect;
         count = 1;
-        kind = DESCRIPTOR_INDIRECT;
     }
     if (count > driver->free_count)
         return false;
     driver->free_count -= count;
     if (driver->options.packed)
-        add_packed(driver, buffers, count, kind);
+        add_packed(driver, buffers, count);
     else
-        add_split(driver, buffers, count, kind);
+        add_split(driver, buffers, count);
     return true;
 }
 

@@ -50,6 +50,7 @@ struct buffer {
     uint64_t address;
     uint32_t length;
     bool writable;
+    uint16_t flags; /* further flags of its descriptor */
 };
 
 struct driver_options {
@@ -100,6 +101,9 @@ void driver_attach(struct driver *driver, uint32_t base);
 
 /* Id of the chain that the next driver_add makes. */
 uint16_t driver_next_id(const struct driver *driver);
+/* Write buffers as an indirect table. */
+void driver_write_table(const struct driver *driver, const struct buffer *buffers, uint32_t count,
+                        uint64_t table);
 /* Make a chain available; seen by the device after driver_kick. With a table: indirect, placed there. False:
  * full. */
 bool driver_add(struct driver *driver, const struct buffer *buffers, uint32_t count, uint64_t table);
