@@ -116,8 +116,8 @@ int32_t passthrough_open(struct request *request)
 {
     struct passthrough *share = passthrough_of(request);
     const struct fuse_open_in *in = request_argument(request, sizeof(*in));
-    if (in == NULL)
-        return -EIO;
+    if (in == NULL || reply_room(request) < sizeof(struct fuse_open_out))
+        return -EIO; /* nobody would know the handle */
     struct node *node = node_find(request, request->in.nodeid);
     if (node == NULL)
         return -ESTALE;

@@ -531,6 +531,46 @@ static void what_is_closed_is_closed(void)
     twin_destroy(&twin);
 }
 
+static void on_a_network_file_system_flush_asks_for_errors_on_the_pool(void)
+{
+    struct twin twin;
+    twin_begin(&twin, 0);
+    twin_file(&twin, "file", "0123456789", 0600);
+    twin.loopback.share->local = false;
+    struct fuse_open_out out;
+    CHECK_EQUAL(open_with(&twin, twin_node(&twin, "file"), O_RDWR, 0, &out), 0);
+    CHECK_EQUAL(out.open_flags & FOPEN_NOFLUSH, 0);
+    struct fuse_flush_in flush = {.fh = out.fh};
+    size_t before = loopback_open_descriptors();
+    CHECK_EQUAL(
+        loopback_send(&twin.guest, FUSE_FLUSH, twin_node(&twin, "file"), &flush, sizeof(flush), NULL, NULL),
+        0);
+    CHECK(twin.guest.detached);
+    CHECK_EQUAL(loopback_open_descriptors(), before);
+    CHECK_EQUAL(read_at(&twin, twin_node(&twin, "file"), out.fh, 0, 100), 10);
+    twin_release(&twin, "file", out.fh);
+    twin_destroy(&twin);
+}
+
+static void a_handle_that_could_not_be_told_is_not_made(void)
+{
+    struct twin twin;
+    twin_begin(&twin, 0);
+    twin_file(&twin, "file", "", 0600);
+    uint64_t nodeid = twin_node(&twin, "file");
+    uint64_t fh = twin_open(&twin, "file", O_RDONLY);
+    size_t before = loopback_open_descriptors();
+    struct fuse_open_out out;
+    for (size_t room = 0; room < 16 + sizeof(out); room++) {
+        twin.guest.room = room;
+        CHECK_EQUAL(open_with(&twin, nodeid, O_RDONLY, 0, &out), -EIO);
+    }
+    twin.guest.room = LOOPBACK_ROOM;
+    CHECK_EQUAL(loopback_open_descriptors(), before);
+    CHECK_EQUAL(loopback_release(&twin.guest, nodeid, fh), 0);
+    twin_destroy(&twin);
+}
+
 static void a_directory_handle_is_no_file_handle(void)
 {
     struct twin twin;
@@ -756,6 +796,8 @@ int main(void)
     PROMISE(a_read_only_share_is_only_read);
     PROMISE(a_lease_of_the_hosts_is_waited_for_on_the_pool);
     PROMISE(what_is_closed_is_closed);
+    PROMISE(on_a_network_file_system_flush_asks_for_errors_on_the_pool);
+    PROMISE(a_handle_that_could_not_be_told_is_not_made);
     PROMISE(a_directory_handle_is_no_file_handle);
     PROMISE(syncing_leaves_the_queue);
     PROMISE(fallocate_follows_linux);
