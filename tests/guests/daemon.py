@@ -37,7 +37,8 @@ class Daemon:
         self.directory = directory
         self.socket = workplace / f"{tag}.sock"
         self._lines: list[str] = []
-        self._ready = threading.Event()
+        self._logged = threading.Condition()
+        self._ended = False
         program = Path(sys.prefix) / "bin/vhostfsd"
         self._process = subprocess.Popen(
             [program, "--socket-path", self.socket, "--shared-dir", directory, "--tag", tag, *options],
@@ -49,15 +50,26 @@ class Daemon:
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        if not self._ready.wait(_START_SECONDS) or self._process.poll() is not None:
+        try:
+            self.wait_logged(_READY, times=1)
+        except DaemonFailedError:
             self._process.kill()
-            self._reader.join(_STOP_SECONDS)
-            raise self._failed("did not become ready")
+            self._process.wait(_STOP_SECONDS)
+            raise
 
     @property
     def log(self) -> str:
         """What it has written on its standard error so far."""
         return "".join(self._lines)
+
+    def wait_logged(self, text: str, *, times: int) -> None:
+        """Wait until this many lines of its log hold a text. Raises DaemonFailedError after 30 seconds."""
+        with self._logged:
+            self._logged.wait_for(
+                lambda: self._ended or sum(text in line for line in self._lines) >= times, _START_SECONDS
+            )
+        if sum(text in line for line in self._lines) < times:
+            raise self._failed(f"did not log {text!r} ({times} times)")
 
     def open_files(self) -> int:
         """Count the descriptors that it has open; of several processes, those of the one that has most."""
@@ -117,10 +129,12 @@ class Daemon:
         assert self._process.stderr is not None
         with self._process.stderr as stream:
             for line in stream:
-                self._lines.append(line)
-                if _READY in line:
-                    self._ready.set()
-        self._ready.set()
+                with self._logged:
+                    self._lines.append(line)
+                    self._logged.notify_all()
+        with self._logged:
+            self._ended = True
+            self._logged.notify_all()
 
     def _failed(self, what: str) -> DaemonFailedError:
         end = "".join(self._lines[-_LOG_LINES:])

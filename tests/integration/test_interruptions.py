@@ -91,7 +91,6 @@ def test_the_same_daemon_serves_the_next_guest_when_one_is_gone(lane: Lane, tmp_
     directory = tmp_path / "share"
     directory.mkdir()
     with Daemon(tmp_path, directory, "share") as daemon:
-        idle = daemon.open_files()
         for boot in range(4):
             with (lane.own_guest if boot % 2 else lane.guest_with)([daemon]) as guest:
                 place = guest.mount("share")
@@ -100,7 +99,11 @@ def test_the_same_daemon_serves_the_next_guest_when_one_is_gone(lane: Lane, tmp_
                 if boot % 2:
                     # The power is cut while files are open and the share is mounted.
                     guest.run(f"tail -f {place}/boot-0 >/dev/null 2>&1 &")
-            daemon.wait_open_files(idle)
+            daemon.wait_logged("the front-end left", times=boot + 1)
+            if boot == 0:
+                # The threads of its queues, once started, wait for the next front-end.
+                after_one = daemon.open_files()
+            daemon.wait_open_files(after_one)
 
 
 @on_qemu
@@ -116,7 +119,8 @@ def test_a_guest_with_four_processors_uses_four_request_queues(
     ):
         place = guest.mount("share")
         device = guest.run("dirname $(grep -lx share /sys/fs/virtiofs/*/tag)").strip()
-        assert guest.run(f"ls {device}/mqs").split() == ["0", "1", "2", "3"]
+        queues = ["hiprio", "requests.0", "requests.1", "requests.2", "requests.3"]
+        assert sorted(guest.run(f"cat {device}/mqs/*/name").split()) == queues
         guest.run(
             fio(
                 str(place),
