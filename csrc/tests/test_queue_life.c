@@ -560,7 +560,8 @@ static void nothing_is_left_when_a_device_is_destroyed(void)
         struct driver drivers[3];
         for (uint32_t i = 0; i < 3; i++) {
             attach(&drivers[i], i);
-            driver_init(&drivers[i]);
+            if (i == 0)
+                driver_init(&drivers[i]); /* a second INIT would end the session of the first's requests */
             submit(&drivers[i], FUSE_SETLKW);
         }
         mock_await_sleepers(3);
