@@ -54,51 +54,61 @@ void node_descriptors_destroy(struct node_table *table)
 
 /* ---- Keeping and giving up ---- */
 
-/* Take the descriptor out of the node, or -1. Under descriptors.lock. */
-static int take_descriptor(struct node *node)
+/* Take the node off the clock, if it is there. Under descriptors.lock. */
+static void leave_clock(struct node *node)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
-    int fd = atomic_exchange(&node->fd, -1);
-    if (fd < 0)
-        return fd;
+    if (node->holder == 0)
+        return;
     struct node *last = descriptors->holders[--descriptors->count];
-    descriptors->holders[node->holder] = last;
+    descriptors->holders[node->holder - 1] = last;
     last->holder = node->holder;
-    return fd;
+    node->holder = 0;
+}
+
+void node_leave_clock(struct node *node)
+{
+    struct node_descriptors *descriptors = &node->table->descriptors;
+    pthread_mutex_lock(&descriptors->lock);
+    leave_clock(node);
+    pthread_mutex_unlock(&descriptors->lock);
 }
 
 void node_close_descriptor(struct node *node)
 {
-    struct node_descriptors *descriptors = &node->table->descriptors;
-    if (atomic_load(&node->fd) < 0)
-        return;
-    pthread_mutex_lock(&descriptors->lock);
-    int fd = take_descriptor(node);
-    pthread_mutex_unlock(&descriptors->lock);
-    close(fd);
+    int fd = atomic_exchange(&node->fd, -1);
+    if (fd >= 0)
+        close(fd);
 }
 
-/* Make the node's descriptor this one, if there is room. The node's descriptor, or -ENFILE. */
+/* Make the node's descriptor this one, if there is room. The node's descriptor, or -ENFILE; -ESTALE: the node
+ * died. */
 static int publish_descriptor(struct node *node, int fd)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
     pthread_mutex_lock(&descriptors->lock);
     int kept = atomic_load(&node->fd);
-    if (kept < 0 && descriptors->count < descriptors->budget) {
+    if (kept >= 0) {
+        /* another thread was faster */
+    } else if ((atomic_load(&node->references) & NODE_DEAD) != 0) {
+        kept = -ESTALE; /* it has left the clock, and must not come back */
+    } else if (descriptors->count >= descriptors->budget) {
+        kept = -ENFILE;
+    } else {
         descriptors->holders[descriptors->count] = node;
-        node->holder = descriptors->count++;
+        node->holder = ++descriptors->count;
         atomic_store_explicit(&node->recently, true, memory_order_relaxed);
         atomic_store_explicit(&node->fd, fd, memory_order_release);
         kept = fd;
     }
     pthread_mutex_unlock(&descriptors->lock);
-    return kept >= 0 ? kept : -ENFILE;
+    return kept;
 }
 
 int node_keep_descriptor(struct request *request, struct node *node, int fd)
 {
     int kept = publish_descriptor(node, fd);
-    if (kept < 0 && node_evict(node->table, &request->session->epochs, EVICT_BATCH) > 0)
+    if (kept == -ENFILE && node_evict(node->table, &request->session->epochs, EVICT_BATCH) > 0)
         kept = publish_descriptor(node, fd);
     if (kept != fd)
         close(fd);
@@ -126,8 +136,11 @@ static bool give_up(struct node *node, struct epoch_domain *epochs)
     struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
     if (descriptor == NULL)
         return false;
+    int fd = -1;
     pthread_mutex_lock(&descriptors->lock);
-    int fd = take_descriptor(node);
+    if (node->holder != 0)
+        fd = atomic_exchange(&node->fd, -1);
+    leave_clock(node);
     pthread_mutex_unlock(&descriptors->lock);
     if (fd < 0) {
         free(descriptor);

@@ -186,6 +186,7 @@ static bool release_node(struct epoch_retired *retired)
 static void bury(struct node *node)
 {
     unmap(node);
+    node_leave_clock(node);
     epoch_retire(epochs_of(node->table), &node->retired, release_node);
 }
 

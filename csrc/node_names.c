@@ -119,9 +119,11 @@ struct node *node_named(struct node_table *table, const struct node *parent, con
     struct hash_shard *shard = hash_lock(&table->names, hash);
     const struct node_name *name = find_name(shard, hash, parent, text);
     struct node *node = name != NULL ? name->node : NULL;
+    /* Asked under the lock: a dead node keeps its name until it is released, and its slot until its name is
+     * gone. */
+    if (node != NULL && (atomic_load(&node->references) & NODE_DEAD) != 0)
+        node = NULL;
     hash_unlock(shard);
-    if (node == NULL || (atomic_load(&node->references) & NODE_DEAD) != 0)
-        return NULL;
     return node;
 }
 

@@ -36,8 +36,10 @@ struct node_name;
 struct node_file_handle;
 
 struct node {
-    struct hash_link link; /* in the map, while `mapped` */
-    struct epoch_retired retired;
+    union {
+        struct hash_link link; /* in the map, while `mapped` */
+        struct epoch_retired retired;
+    };
     struct node_table *table;
     /* Identity: set before the node is published, the same until its slot is used again. */
     uint64_t device;
@@ -51,20 +53,21 @@ struct node {
     _Atomic bool recently; /* the descriptor was used since the clock's hand last passed */
     _Atomic uint32_t pins;
     _Atomic int fd;     /* O_PATH, or -1 */
-    uint32_t holder;    /* under descriptors.lock: place in `holders` */
+    uint32_t holder;    /* under descriptors.lock: place in `holders`, from 1; 0: not there */
     uint32_t next_free; /* under slots.lock: the next free slot */
     _Atomic uint64_t references;
     _Atomic(struct node_name *) name;
     _Atomic(struct node_file_handle *) file_handle; /* once made, it stays */
 };
 
-_Static_assert(sizeof(struct node) <= 136,
-               "a node's share of memory: with its name and buckets about 220 bytes");
+_Static_assert(sizeof(struct node) <= 112, "with its name and buckets, a node takes about 200 bytes");
 
 /* Where a node was last seen. Immutable; in the index while `linked`; who unlinks it retires it. */
 struct node_name {
-    struct hash_link link;
-    struct epoch_retired retired;
+    union {
+        struct hash_link link;
+        struct epoch_retired retired;
+    };
     struct node *parent; /* counted as one of its children */
     struct node *node;
     bool linked; /* under the name shard's lock */
@@ -148,6 +151,8 @@ void node_descriptors_destroy(struct node_table *table);
 /* Keep a descriptor (O_PATH, known to be the node's) as the node's own. Takes fd. The node's descriptor, or
  * -ENFILE. */
 int node_keep_descriptor(struct request *request, struct node *node, int fd);
+/* The node is dead: who looks for descriptors to give up shall not find it any more. */
+void node_leave_clock(struct node *node);
 /* Close the node's descriptor; nobody can see the node any more. */
 void node_close_descriptor(struct node *node);
 /* Give up some descriptors. How many. */

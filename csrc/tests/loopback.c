@@ -57,6 +57,7 @@ void loopback_create_at(struct loopback *loopback, const char *directory,
                         const struct vhostfs_passthrough_options *options, uint64_t flags)
 {
     memset(loopback, 0, sizeof(*loopback));
+    loopback->descriptors = loopback_open_descriptors();
     const char *base = getenv("VHOSTFS_TEST_DIRECTORY");
     if (directory == NULL) {
         snprintf(loopback->root, sizeof(loopback->root), "%s/vhostfs-test-XXXXXX",
@@ -105,6 +106,7 @@ void loopback_destroy(struct loopback *loopback)
     memory_table_put(loopback->memory);
     close(loopback->root_fd);
     close(loopback->proc_self_fd);
+    CHECK_EQUAL(loopback_open_descriptors(), loopback->descriptors);
     if (loopback->root[0] != 0)
         CHECK_EQUAL(nftw(loopback->root, remove_one, 16, FTW_DEPTH | FTW_PHYS), 0);
 }

@@ -24,7 +24,8 @@ struct loopback {
     int root_fd;   /* O_PATH of the shared directory: what "the host" does goes by openat and its like on this
                     */
     char root[64]; /* the same, absolute */
-    int proc_self_fd; /* O_PATH of /proc/self/fd */
+    int proc_self_fd;   /* O_PATH of /proc/self/fd */
+    size_t descriptors; /* that were open before */
 };
 
 struct loopback_thread {
@@ -55,7 +56,7 @@ void loopback_create(struct loopback *loopback, const struct vhostfs_passthrough
 /* The same with a directory of the host that exists and stays; NULL: a temporary one. */
 void loopback_create_at(struct loopback *loopback, const char *directory,
                         const struct vhostfs_passthrough_options *options, uint64_t flags);
-/* End the session, check that no node, handle or descriptor is left, and remove the directory. */
+/* End the session, check that no descriptor is left open, and remove the directory. */
 void loopback_destroy(struct loopback *loopback);
 
 /* Make the calling thread one that runs operations, as root with LOOPBACK_ROOM. Its working directory

@@ -5,17 +5,32 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static struct loopback loopback;
 static struct loopback_thread guest;
 
-static void begin(uint64_t budget)
+static void begin_with(uint64_t budget, uint32_t flags, uint64_t init_flags)
 {
     struct vhostfs_passthrough_options options = loopback_options();
     options.descriptor_budget = budget;
-    loopback_create(&loopback, &options, 0);
+    options.flags |= flags;
+    loopback_create(&loopback, &options, init_flags);
     loopback_attach(&loopback, &guest);
+    guest.uid = geteuid();
+    guest.gid = getegid();
+}
+
+static void begin(uint64_t budget)
+{
+    begin_with(budget, 0, 0);
 }
 
 static void end(void)
@@ -24,29 +39,512 @@ static void end(void)
     loopback_destroy(&loopback);
 }
 
-static void host_file(const char *name)
+static void host_file(const char *path)
 {
-    int fd = openat(loopback.root_fd, name, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+    int fd = openat(loopback.root_fd, path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
     CHECK(fd >= 0);
     close(fd);
 }
+
+static void host_directory(const char *path)
+{
+    CHECK_EQUAL(mkdirat(loopback.root_fd, path, 0755), 0);
+}
+
+static void host_rename(const char *from, const char *to)
+{
+    CHECK_EQUAL(renameat(loopback.root_fd, from, loopback.root_fd, to), 0);
+}
+
+static struct fuse_entry_out look_up(uint64_t parent, const char *name)
+{
+    struct fuse_entry_out entry;
+    CHECK_EQUAL(loopback_lookup(&guest, parent, name, &entry), 0);
+    return entry;
+}
+
+static int ask(uint64_t nodeid)
+{
+    struct fuse_attr attributes;
+    return loopback_getattr(&guest, nodeid, &attributes);
+}
+
+/* ---- Counts ---- */
 
 static void a_name_that_is_looked_up_twice_is_one_node(void)
 {
     begin(64);
     host_file("f");
-    struct fuse_entry_out first;
-    struct fuse_entry_out second;
-    CHECK_EQUAL(loopback_lookup(&guest, 1, "f", &first), 0);
-    CHECK_EQUAL(loopback_lookup(&guest, 1, "f", &second), 0);
+    struct fuse_entry_out first = look_up(1, "f");
+    struct fuse_entry_out second = look_up(1, "f");
     CHECK_EQUAL(first.nodeid, second.nodeid);
     CHECK_EQUAL(first.generation, second.generation);
-    loopback_forget(&guest, first.nodeid, 2);
+    loopback_forget(&guest, first.nodeid, 1);
+    CHECK_EQUAL(ask(first.nodeid), 0);
+    loopback_forget(&guest, first.nodeid, 1);
+    CHECK_EQUAL(ask(first.nodeid), -ESTALE);
     end();
+}
+
+static void a_slot_that_is_used_again_has_another_generation(void)
+{
+    begin(64);
+    host_file("f");
+    struct fuse_entry_out first = look_up(1, "f");
+    loopback_forget(&guest, first.nodeid, 1);
+    struct fuse_entry_out second = look_up(1, "f");
+    CHECK(first.nodeid != second.nodeid || first.generation != second.generation);
+    end();
+}
+
+static void more_forgets_than_lookups_do_no_harm(void)
+{
+    begin(64);
+    host_directory("d");
+    host_file("d/f");
+    struct fuse_entry_out directory = look_up(1, "d");
+    struct fuse_entry_out file = look_up(directory.nodeid, "f");
+    loopback_forget(&guest, directory.nodeid, UINT64_MAX);
+    CHECK_EQUAL(ask(directory.nodeid), -ESTALE);
+    /* A file outlives its directory in the guest's memory: it is still found by name. */
+    CHECK_EQUAL(ask(file.nodeid), 0);
+    loopback_forget(&guest, directory.nodeid, 7);
+    loopback_forget(&guest, file.nodeid, UINT64_MAX);
+    CHECK_EQUAL(ask(file.nodeid), -ESTALE);
+    loopback_forget(&guest, 1, UINT64_MAX);
+    CHECK_EQUAL(ask(1), 0);
+    end();
+}
+
+static void a_batch_of_forgets_is_each_of_them(void)
+{
+    begin(64);
+    host_file("a");
+    host_file("b");
+    struct fuse_entry_out a = look_up(1, "a");
+    struct fuse_entry_out b = look_up(1, "b");
+    struct {
+        struct fuse_batch_forget_in head;
+        struct fuse_forget_one one[3];
+    } in = {{.count = 3}, {{a.nodeid, 1}, {1, 1}, {b.nodeid, 5}}};
+    CHECK_EQUAL(loopback_send(&guest, FUSE_BATCH_FORGET, 0, &in, sizeof(in), NULL, NULL), 0);
+    CHECK_EQUAL(ask(a.nodeid), -ESTALE);
+    CHECK_EQUAL(ask(b.nodeid), -ESTALE);
+    in.head.count = UINT32_MAX;
+    CHECK_EQUAL(loopback_send(&guest, FUSE_BATCH_FORGET, 0, &in, sizeof(in), NULL, NULL), 0);
+    CHECK_EQUAL(loopback_send(&guest, FUSE_BATCH_FORGET, 0, &in, 3, NULL, NULL), 0);
+    CHECK_EQUAL(loopback_send(&guest, FUSE_FORGET, 1, &in, 3, NULL, NULL), 0);
+    end();
+}
+
+static void invented_nodeids_are_ESTALE(void)
+{
+    begin(64);
+    static const uint64_t invented[] = {
+        0, 2, 511, 512, UINT32_MAX, 1ULL << 32, 1ULL << 47, (1ULL << 48) - 1, 1ULL << 48, UINT64_MAX};
+    uint8_t arguments[128] = {0};
+    for (size_t i = 0; i < sizeof(invented) / sizeof(invented[0]); i++) {
+        for (uint32_t opcode = 1; opcode < FUSE_OPCODES; opcode++) {
+            if (opcode == FUSE_INIT || opcode == FUSE_DESTROY)
+                continue;
+            int32_t result =
+                loopback_send(&guest, opcode, invented[i], arguments, sizeof(arguments), "a", "b");
+            CHECK(result <= 0);
+        }
+        CHECK_EQUAL(ask(invented[i]), -ESTALE);
+    }
+    CHECK_EQUAL(ask(1), 0);
+    end();
+}
+
+static void a_new_session_knows_nothing_of_the_last(void)
+{
+    begin(64);
+    host_directory("d");
+    host_file("d/f");
+    struct fuse_entry_out directory = look_up(1, "d");
+    struct fuse_entry_out file = look_up(directory.nodeid, "f");
+    uint64_t fh;
+    CHECK_EQUAL(loopback_open(&guest, file.nodeid, O_RDONLY, &fh), 0);
+    size_t descriptors = loopback_open_descriptors();
+    struct fuse_init_in in = {.major = 7, .minor = 45, .flags = 0};
+    CHECK(loopback_send(&guest, FUSE_INIT, 0, &in, sizeof(in), NULL, NULL) > 0);
+    CHECK_EQUAL(ask(directory.nodeid), -ESTALE);
+    CHECK_EQUAL(ask(file.nodeid), -ESTALE);
+    CHECK_EQUAL(loopback_release(&guest, file.nodeid, fh), -EBADF);
+    /* Two nodes' and a handle's are closed. */
+    CHECK_EQUAL(loopback_open_descriptors(), descriptors - 3);
+    CHECK_EQUAL(look_up(1, "d").attr.ino, directory.attr.ino);
+    end();
+}
+
+/* ---- What the host does ---- */
+
+static void a_file_that_the_host_replaced_is_another_node(void)
+{
+    begin(64);
+    host_file("f");
+    struct fuse_entry_out old = look_up(1, "f");
+    host_file("g");
+    host_rename("g", "f");
+    struct fuse_entry_out new = look_up(1, "f");
+    CHECK(new.nodeid != old.nodeid);
+    CHECK_EQUAL(ask(new.nodeid), 0);
+    CHECK_EQUAL(ask(old.nodeid), -ESTALE);
+    loopback_forget(&guest, old.nodeid, 1);
+    loopback_forget(&guest, new.nodeid, 1);
+    end();
+}
+
+static void a_number_that_comes_back_is_not_the_old_file(void)
+{
+    /* File systems give the number of a removed file to the next. */
+    begin(64);
+    for (unsigned int i = 0; i < 200; i++) {
+        host_file("f");
+        struct fuse_entry_out old = look_up(1, "f");
+        CHECK_EQUAL(unlinkat(loopback.root_fd, "f", 0), 0);
+        host_directory("f");
+        struct fuse_entry_out new = look_up(1, "f");
+        CHECK(new.nodeid != old.nodeid);
+        CHECK_EQUAL(new.attr.mode &S_IFMT, S_IFDIR);
+        CHECK_EQUAL(ask(old.nodeid), -ESTALE);
+        CHECK_EQUAL(ask(new.nodeid), 0);
+        loopback_forget(&guest, old.nodeid, 1);
+        loopback_forget(&guest, new.nodeid, 1);
+        CHECK_EQUAL(unlinkat(loopback.root_fd, "f", AT_REMOVEDIR), 0);
+    }
+    end();
+}
+
+static void a_directory_that_the_host_moves_stays_usable(void)
+{
+    begin(64);
+    host_directory("d");
+    host_directory("d/e");
+    host_file("d/e/f");
+    struct fuse_entry_out d = look_up(1, "d");
+    struct fuse_entry_out e = look_up(d.nodeid, "e");
+    struct fuse_entry_out f = look_up(e.nodeid, "f");
+    host_rename("d", "moved");
+    CHECK_EQUAL(ask(d.nodeid), 0);
+    CHECK_EQUAL(look_up(d.nodeid, "e").nodeid, e.nodeid);
+    host_rename("moved/e", "elsewhere");
+    CHECK_EQUAL(ask(f.nodeid), 0);
+    CHECK_EQUAL(look_up(e.nodeid, "f").nodeid, f.nodeid);
+    CHECK_EQUAL(look_up(1, "elsewhere").nodeid, e.nodeid);
+    end();
+}
+
+static void a_file_that_the_host_moves_is_found_where_it_is_looked_up(void)
+{
+    begin(64);
+    host_file("f");
+    struct fuse_entry_out f = look_up(1, "f");
+    host_rename("f", "g");
+    CHECK_EQUAL(look_up(1, "g").nodeid, f.nodeid);
+    CHECK_EQUAL(ask(f.nodeid), 0);
+    end();
+}
+
+static void a_submount_is_announced_where_negotiated(void)
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+            _exit(77);
+        begin_with(64, VHOSTFS_PASSTHROUGH_ANNOUNCE_SUBMOUNTS, FUSE_INIT_SUBMOUNTS);
+        host_directory("sub");
+        host_directory("plain");
+        char path[128];
+        snprintf(path, sizeof(path), "%s/sub", loopback.root);
+        if (mount("none", path, "tmpfs", 0, "size=1m") != 0)
+            _exit(77);
+        struct fuse_entry_out sub = look_up(1, "sub");
+        CHECK_EQUAL(sub.attr.flags, FUSE_ATTR_SUBMOUNT);
+        CHECK_EQUAL(look_up(1, "plain").attr.flags, 0);
+        host_directory("sub/inner");
+        CHECK_EQUAL(look_up(sub.nodeid, "inner").attr.flags, 0);
+        CHECK_EQUAL(look_up(sub.nodeid, "..").nodeid, 1);
+        loopback_forget(&guest, sub.nodeid, 1);
+        session_end(&loopback.session);
+        epoch_drain(&loopback.session.epochs);
+        CHECK(umount(path) == 0);
+        end();
+        _exit(0);
+    }
+    int status;
+    CHECK_EQUAL(waitpid(child, &status, 0), child);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        printf("    not shown: this process may not mount\n");
+    else
+        CHECK_EQUAL(status, 0);
+}
+
+/* ---- Descriptors ---- */
+
+#define MANY 10000
+#define A_DIRECTORY 100
+
+static void name_of(unsigned int number, char name[16])
+{
+    snprintf(name, 16, "%u", number);
+}
+
+/* A tree of `MANY` files, all known to the guest; the nodeids in `files`. */
+static void know_many(uint64_t *files)
+{
+    char name[16];
+    char path[40];
+    for (unsigned int i = 0; i < MANY; i++) {
+        name_of(i / A_DIRECTORY, name);
+        if (i % A_DIRECTORY == 0)
+            host_directory(name);
+        snprintf(path, sizeof(path), "%s/%u", name, i % A_DIRECTORY);
+        host_file(path);
+    }
+    uint64_t directory = 0;
+    for (unsigned int i = 0; i < MANY; i++) {
+        name_of(i / A_DIRECTORY, name);
+        if (i % A_DIRECTORY == 0)
+            directory = look_up(1, name).nodeid;
+        name_of(i % A_DIRECTORY, name);
+        files[i] = look_up(directory, name).nodeid;
+    }
+}
+
+static void hold_many(bool file_handles)
+{
+    begin(64);
+    if (file_handles && !loopback.share->file_handles)
+        printf("    not shown: no file handles for this process and file system\n");
+    loopback.share->file_handles = file_handles && loopback.share->file_handles;
+    size_t before = loopback_open_descriptors();
+    uint64_t *files = calloc(MANY, sizeof(*files));
+    CHECK(files != NULL);
+    know_many(files);
+    size_t most = 0;
+    for (unsigned int round = 0; round < 2; round++) {
+        for (unsigned int i = 0; i < MANY; i++) {
+            uint64_t fh;
+            CHECK_EQUAL(ask(files[i]), 0);
+            CHECK_EQUAL(loopback_open(&guest, files[i], O_RDONLY, &fh), 0);
+            CHECK_EQUAL(loopback_release(&guest, files[i], fh), 0);
+            if (i % 997 == 0 && loopback_open_descriptors() > most)
+                most = loopback_open_descriptors();
+        }
+    }
+    /* The budget, and a descriptor to ask its mount by file handle. */
+    CHECK(most <= before + 64 + 1);
+    for (unsigned int i = 0; i < MANY; i++)
+        loopback_forget(&guest, files[i], 1);
+    free(files);
+    end();
+}
+
+static void ten_thousand_files_are_held_with_64_descriptors(void)
+{
+    hold_many(true);
+}
+
+static void the_same_without_file_handles(void)
+{
+    hold_many(false);
+}
+
+#define DEEP 150
+
+static void descend(bool file_handles)
+{
+    begin(16);
+    loopback.share->file_handles = file_handles && loopback.share->file_handles;
+    uint64_t nodes[DEEP];
+    uint64_t parent = 1;
+    for (unsigned int i = 0; i < DEEP; i++) {
+        struct fuse_entry_out entry;
+        CHECK_EQUAL(loopback_mkdir(&guest, parent, "d", 0755, &entry), 0);
+        parent = nodes[i] = entry.nodeid;
+    }
+    for (unsigned int i = 0; i < DEEP; i++) {
+        uint64_t fh;
+        CHECK_EQUAL(ask(nodes[DEEP - 1 - i]), 0);
+        CHECK_EQUAL(loopback_opendir(&guest, nodes[(i * 37) % DEEP], &fh), 0);
+        CHECK_EQUAL(loopback_releasedir(&guest, nodes[(i * 37) % DEEP], fh), 0);
+    }
+    /* The guest moves a part of it; everything below is still found. */
+    CHECK_EQUAL(loopback_rename(&guest, nodes[9], "d", 1, "cut", 0), 0);
+    for (unsigned int i = 0; i < DEEP; i++)
+        CHECK_EQUAL(ask(nodes[i]), 0);
+    end();
+}
+
+static void a_deep_tree_is_found_again_by_file_handle_or_name(void)
+{
+    descend(true);
+    descend(false);
+}
+
+static void what_the_host_moved_is_found_by_file_handle_and_else_ESTALE(void)
+{
+    begin(16);
+    host_directory("d");
+    host_file("d/f");
+    struct fuse_entry_out d = look_up(1, "d");
+    bool file_handles = loopback.share->file_handles;
+    for (unsigned int i = 0; i < 100; i++) { /* push it out */
+        char name[16];
+        struct fuse_entry_out entry;
+        snprintf(name, sizeof(name), "other-%u", i);
+        CHECK_EQUAL(loopback_mkdir(&guest, 1, name, 0755, &entry), 0);
+    }
+    host_rename("d", "moved");
+    if (file_handles)
+        CHECK_EQUAL(look_up(d.nodeid, "f").attr.nlink, 1);
+    else
+        printf("    not shown: no file handles for this process and file system\n");
+    loopback.share->file_handles = false;
+    struct fuse_entry_out other = look_up(1, "other-0");
+    for (unsigned int i = 1; i < 100; i++) {
+        char name[16];
+        struct fuse_entry_out entry;
+        snprintf(name, sizeof(name), "other-%u", i);
+        struct fuse_entry_out next = look_up(1, name);
+        CHECK_EQUAL(loopback_mkdir(&guest, next.nodeid, "x", 0755, &entry), 0);
+    }
+    host_rename("other-0", "gone");
+    CHECK_EQUAL(ask(other.nodeid), -ESTALE);
+    struct fuse_entry_out entry;
+    CHECK_EQUAL(loopback_lookup(&guest, other.nodeid, "x", &entry), -ESTALE);
+    end();
+}
+
+static void unlinked_files_keep_their_descriptors_and_the_rest_goes_on(void)
+{
+    begin(16);
+    uint64_t kept[10];
+    char name[16];
+    for (unsigned int i = 0; i < 10; i++) {
+        struct fuse_entry_out entry;
+        uint64_t fh;
+        name_of(i, name);
+        CHECK_EQUAL(loopback_create_file(&guest, 1, name, O_RDWR, 0600, &entry, &fh), 0);
+        CHECK_EQUAL(loopback_release(&guest, entry.nodeid, fh), 0);
+        CHECK_EQUAL(loopback_unlink(&guest, 1, name), 0);
+        kept[i] = entry.nodeid;
+    }
+    for (unsigned int i = 0; i < 100; i++) {
+        struct fuse_entry_out entry;
+        name_of(i, name);
+        CHECK_EQUAL(loopback_mkdir(&guest, 1, name, 0700, &entry), 0);
+    }
+    for (unsigned int i = 0; i < 10; i++)
+        CHECK_EQUAL(ask(kept[i]), 0);
+    /* A hostile guest that holds more of them than the budget gets errors, and loses nothing but those. */
+    for (unsigned int i = 1000; i < 1100; i++) {
+        struct fuse_entry_out entry;
+        uint64_t fh;
+        name_of(i, name);
+        CHECK_EQUAL(loopback_create_file(&guest, 1, name, O_RDWR, 0600, &entry, &fh), 0);
+        CHECK_EQUAL(loopback_unlink(&guest, 1, name), 0);
+    }
+    for (unsigned int i = 0; i < 10; i++)
+        CHECK_EQUAL(ask(kept[i]), 0);
+    CHECK_EQUAL(ask(1), 0);
+    end();
+}
+
+static bool counts_memory(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return false;
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+    return false;
+#endif
+#endif
+    return true;
+}
+
+static size_t resident_bytes(void)
+{
+    FILE *statm = fopen("/proc/self/statm", "re");
+    CHECK(statm != NULL);
+    size_t pages;
+    CHECK_EQUAL(fscanf(statm, "%*u %zu", &pages), 1);
+    fclose(statm);
+    return pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+static void a_node_costs_less_than_250_bytes(void)
+{
+    begin(64);
+    uint64_t *files = calloc(MANY, sizeof(*files));
+    CHECK(files != NULL);
+    size_t before = resident_bytes();
+    know_many(files);
+    size_t used = resident_bytes() - before - MANY * sizeof(*files);
+    if (!counts_memory())
+        printf("    not shown: a sanitizer's memory is not the daemon's\n");
+    else
+        CHECK(used / MANY < 250);
+    free(files);
+    end();
+}
+
+/* ---- Without privileges ---- */
+
+static void an_ordinary_user_serves_all_of_it(void)
+{
+    if (geteuid() != 0) {
+        printf("    nothing more to show: all of it ran as an ordinary user\n");
+        return;
+    }
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        CHECK_EQUAL(prctl(PR_SET_SECUREBITS, 0), 0); /* or capabilities would stay, as operations want it */
+        CHECK_EQUAL(setgid(65534), 0);
+        CHECK_EQUAL(setuid(65534), 0);
+        begin(64);
+        CHECK(!loopback.share->file_handles);
+        end();
+        the_same_without_file_handles();
+        a_deep_tree_is_found_again_by_file_handle_or_name();
+        begin(64);
+        struct fuse_entry_out entry;
+        uint64_t fh;
+        guest.uid = guest.gid = 65534;
+        CHECK_EQUAL(loopback_create_file(&guest, 1, "f", O_RDWR, 0600, &entry, &fh), 0);
+        guest.uid = 1;
+        CHECK_EQUAL(loopback_create_file(&guest, 1, "g", O_RDWR, 0600, &entry, &fh), -EPERM);
+        end();
+        _exit(0);
+    }
+    int status;
+    CHECK_EQUAL(waitpid(child, &status, 0), child);
+    CHECK_EQUAL(status, 0);
 }
 
 int main(void)
 {
+    PROMISE(a_node_costs_less_than_250_bytes); /* first, on a fresh heap */
     PROMISE(a_name_that_is_looked_up_twice_is_one_node);
+    PROMISE(a_slot_that_is_used_again_has_another_generation);
+    PROMISE(more_forgets_than_lookups_do_no_harm);
+    PROMISE(a_batch_of_forgets_is_each_of_them);
+    PROMISE(invented_nodeids_are_ESTALE);
+    PROMISE(a_new_session_knows_nothing_of_the_last);
+    PROMISE(a_file_that_the_host_replaced_is_another_node);
+    PROMISE(a_number_that_comes_back_is_not_the_old_file);
+    PROMISE(a_directory_that_the_host_moves_stays_usable);
+    PROMISE(a_file_that_the_host_moves_is_found_where_it_is_looked_up);
+    PROMISE(a_submount_is_announced_where_negotiated);
+    PROMISE(ten_thousand_files_are_held_with_64_descriptors);
+    PROMISE(the_same_without_file_handles);
+    PROMISE(a_deep_tree_is_found_again_by_file_handle_or_name);
+    PROMISE(what_the_host_moved_is_found_by_file_handle_and_else_ESTALE);
+    PROMISE(unlinked_files_keep_their_descriptors_and_the_rest_goes_on);
+    PROMISE(an_ordinary_user_serves_all_of_it);
     return 0;
 }
