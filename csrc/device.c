@@ -83,7 +83,8 @@ void vhostfs_device_disconnect(vhostfs_device *device)
     end_queues(device);
     for (uint32_t i = 0; i < device->options.queues; i++) {
         if (device->queues[i] != NULL)
-            queue_forget(device->queues[i]);
+            queue_destroy(device->queues[i]);
+        device->queues[i] = NULL;
     }
     session_end(&device->session);
     epoch_reclaim(&device->session.epochs);
@@ -98,10 +99,6 @@ void vhostfs_device_disconnect(vhostfs_device *device)
 void vhostfs_device_destroy(vhostfs_device *device)
 {
     vhostfs_device_disconnect(device);
-    for (uint32_t i = 0; i < device->options.queues; i++) {
-        if (device->queues[i] != NULL)
-            queue_destroy(device->queues[i]);
-    }
     pool_destroy(&device->pool);
     session_destroy(&device->session);
     memory_table_put(device->memory);

@@ -113,8 +113,6 @@ void queue_end(struct queue *queue);
 /* GET_VRING_BASE, after queue_end: the base; kick and call descriptors are closed, the ring is no longer
  * started. */
 uint32_t queue_finish(struct queue *queue);
-/* Forget everything, after queue_end. */
-void queue_forget(struct queue *queue);
 
 /* The pool's answer to a detached request of this queue; frees it. */
 void queue_complete(struct request *request, int32_t result);

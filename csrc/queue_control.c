@@ -60,7 +60,9 @@ int queue_create(struct queue_environment *environment, uint32_t index, struct q
 
 void queue_destroy(struct queue *queue)
 {
-    queue_forget(queue);
+    queue_finish(queue);
+    queue_set_error(queue, -1);
+    queue_set_memory(queue, NULL);
     close(queue->epoll_fd);
     close(queue->wake_fd);
     pthread_cond_destroy(&queue->answered);
@@ -209,15 +211,6 @@ uint32_t queue_finish(struct queue *queue)
     close_kick(queue);
     close_call(queue);
     return queue->settings.base;
-}
-
-void queue_forget(struct queue *queue)
-{
-    queue_finish(queue);
-    queue_set_error(queue, -1);
-    queue_set_memory(queue, NULL);
-    queue->settings = (struct queue_settings){.fresh = true};
-    atomic_store_explicit(&queue->ring.log_used, false, memory_order_relaxed);
 }
 
 /* ---- The settings
