@@ -92,7 +92,7 @@ static void *without_privilege(void *context)
     CHECK_EQUAL(syscall(SYS_capset, &header, none), 0);
     CHECK_EQUAL(credentials_prepare_thread(twin->loopback.proc_self_fd), 0);
     struct identity own = who_am_i();
-    const uint32_t others[][2] = {{0, 0}, {1001, 1000}, {1000, 1001}, {2000, 2000}};
+    const uint32_t others[][2] = {{0, 1001}, {1001, 1000}, {1000, 1001}, {2000, 2000}};
     struct credentials credentials;
     for (size_t i = 0; i < 4; i++) {
         struct request request = {.in = {.uid = others[i][0], .gid = others[i][1]}};
@@ -101,6 +101,10 @@ static void *without_privilege(void *context)
         check_same(&after, &own);
     }
     struct request request = {.in = {.uid = 1000, .gid = 1000}};
+    CHECK_EQUAL(credentials_assume(&request, &credentials), 0);
+    CHECK(!credentials.switched);
+    /* The guest's root is the user whom such a daemon serves. */
+    request.in.uid = request.in.gid = 0;
     CHECK_EQUAL(credentials_assume(&request, &credentials), 0);
     CHECK(!credentials.switched);
     credentials_restore(&credentials);
