@@ -10,7 +10,6 @@
 #include "sigbus.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +24,7 @@
 #define BATCH_REQUESTS 64
 /* How often a ring without a kick descriptor is looked at. */
 #define POLL_MILLISECONDS 1
+#define KICK_READS 16
 
 /* What a thread needs once, however many requests it serves. */
 struct queue_scratch {
@@ -49,18 +49,44 @@ struct batch {
 /* ---- Telling
  * -------------------------------------------------------------------------------------------------- */
 
-void queue_signal_call(struct queue *queue)
+/* Not under a lock that the control thread takes: an eventfd that is full makes its writer wait. */
+static void signal_descriptor(int fd, bool is_socket)
 {
-    if (!atomic_load_explicit(&queue->has_call, memory_order_acquire))
-        return;
     static const uint64_t one = 1;
     ssize_t sent = -1;
     /* A front-end that does not read its socket must not hold us up; eight bytes in it are a call already. */
-    if (atomic_load_explicit(&queue->call_is_socket, memory_order_relaxed))
-        sent = send(queue->call_fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (is_socket)
+        sent = send(fd, &one, sizeof(one), MSG_DONTWAIT | MSG_NOSIGNAL);
     else
-        sent = write(queue->call_fd, &one, sizeof(one));
+        sent = write(fd, &one, sizeof(one));
     (void)sent;
+}
+
+static void signal_call(struct queue *queue)
+{
+    if (atomic_load_explicit(&queue->has_call, memory_order_acquire))
+        signal_descriptor(queue->call_fd, atomic_load_explicit(&queue->call_is_socket, memory_order_relaxed));
+}
+
+/* The descriptor is out of the control thread's reach while it is written to. */
+static void signal_error(struct queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    int fd = queue->error_fd;
+    bool is_socket = queue->error_is_socket;
+    queue->error_fd = -1;
+    pthread_mutex_unlock(&queue->lock);
+    if (fd < 0)
+        return;
+    signal_descriptor(fd, is_socket);
+    pthread_mutex_lock(&queue->lock);
+    if (queue->error_fd < 0) {
+        queue->error_fd = fd;
+        fd = -1;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    if (fd >= 0)
+        close(fd);
 }
 
 static void tell(struct queue *queue, enum vhostfs_event_kind kind, int error, const char *text)
@@ -73,10 +99,7 @@ static void break_ring(struct queue *queue, int error, const char *why)
     char text[VHOSTFS_EVENT_TEXT_SIZE];
     queue->broken = true;
     queue->running = false;
-    pthread_mutex_lock(&queue->lock);
-    if (queue->error_fd >= 0)
-        eventfd_write(queue->error_fd, 1);
-    pthread_mutex_unlock(&queue->lock);
+    signal_error(queue);
     snprintf(text, sizeof(text), "ring %u is stopped: %s", queue->index, why);
     tell(queue, VHOSTFS_EVENT_QUEUE_BROKEN, error, text);
 }
@@ -177,7 +200,7 @@ static void flush(struct queue *queue, struct batch *batch)
     pthread_mutex_unlock(&queue->used_lock);
     batch->count = 0;
     if (call)
-        queue_signal_call(queue);
+        signal_call(queue);
 }
 
 /* Give a request that would sleep to the pool. 0, or the error to answer. */
@@ -282,7 +305,7 @@ void queue_complete(struct request *request, int32_t result)
     bool call = virtqueue_publish(&queue->ring);
     pthread_mutex_unlock(&queue->used_lock);
     if (call)
-        queue_signal_call(queue);
+        signal_call(queue);
     pthread_mutex_lock(&queue->used_lock);
     /* The queue thread may sleep on, with nobody to kick it. */
     if (sigbus_repair_count() != queue->repairs_returned) {
@@ -348,18 +371,18 @@ static void adapt_poll_window(struct queue *queue, uint64_t slept)
         queue->poll_window = most;
 }
 
-/* Read a kick descriptor that is no eventfd, until it is dry; one that has ended is not waited for any more.
- */
+/* Read a kick descriptor that is a socket, a bounded number of times: what is left wakes again. One that has
+ * ended is not waited for any more. */
 static void read_kick(struct queue *queue)
 {
+    uint8_t bytes[512];
     pthread_mutex_lock(&queue->lock);
-    struct pollfd ready = {.fd = queue->kick_fd, .events = POLLIN};
-    while (queue->kick_fd >= 0 && queue->kick_is_read && poll(&ready, 1, 0) > 0) {
-        uint8_t bytes[512];
-        ssize_t got = (ready.revents & POLLIN) != 0 ? read(queue->kick_fd, bytes, sizeof(bytes)) : 0;
-        if (got > 0 || (got < 0 && (errno == EINTR || errno == EAGAIN)))
+    for (int reads = 0; queue->kick_fd >= 0 && queue->kick_is_read && reads < KICK_READS; reads++) {
+        ssize_t got = recv(queue->kick_fd, bytes, sizeof(bytes), MSG_DONTWAIT);
+        if (got > 0 || (got < 0 && errno == EINTR))
             continue;
-        epoll_ctl(queue->epoll_fd, EPOLL_CTL_DEL, queue->kick_fd, NULL);
+        if (got == 0 || errno != EAGAIN)
+            epoll_ctl(queue->epoll_fd, EPOLL_CTL_DEL, queue->kick_fd, NULL);
         break;
     }
     pthread_mutex_unlock(&queue->lock);
@@ -399,6 +422,9 @@ static void serve(struct queue *queue)
     while (!atomic_load_explicit(&queue->stopping, memory_order_acquire)) {
         if (atomic_load_explicit(&queue->changed, memory_order_acquire))
             apply_settings(queue);
+        if (atomic_load_explicit(&queue->call_again, memory_order_relaxed) &&
+            atomic_exchange_explicit(&queue->call_again, false, memory_order_acquire))
+            signal_call(queue);
         if (!queue->running || !still_mapped(queue))
             sleep_until_kicked(queue);
         else if (!serve_batch(queue) && queue->running)

@@ -63,13 +63,15 @@ struct queue {
     int call_fd; /* -1 before the first */
     _Atomic bool has_call;
     _Atomic bool call_is_socket;
+    _Atomic bool call_again; /* the queue thread is to call once, whatever the guest asks for */
 
     pthread_mutex_t lock;
     struct queue_settings settings;
     struct memory_table *memory; /* the device's newest */
     int kick_fd;
-    bool kick_is_read; /* not an eventfd: read it dry at each wake */
+    bool kick_is_read; /* a socket: read at each wake */
     int error_fd;
+    bool error_is_socket;
 
     alignas(128) struct epoch_reader reader; /* the queue thread's, as the next ones */
     struct queue_scratch *scratch;
@@ -127,8 +129,6 @@ enum queue_wake {
 };
 
 void *queue_main(void *queue);
-/* Call the driver; nothing where it wants none, or does not read. */
-void queue_signal_call(struct queue *queue);
 bool queue_may_run(const struct queue_settings *settings);
 /* Host addresses of the ring. False: in no region, or not aligned. */
 bool queue_translate(const struct queue_settings *settings, const struct memory_table *memory,

@@ -299,25 +299,24 @@ void queue_set_memory(struct queue *queue, struct memory_table *memory)
         settings_changed(queue);
 }
 
-/* Anonymous inodes have no type: an eventfd, which is waited for by its edge. Anything else has to be read.
- */
-static int kind_of(int fd, mode_t *type)
+/* What front-ends signal and are signalled through: eventfds, which are anonymous inodes and have no type,
+ * and User-Mode Linux's sockets. -EINVAL for others: a pipe that is full would hold up its writer. */
+static int kind_of(int fd, bool *is_socket)
 {
     struct stat status;
     if (fstat(fd, &status) != 0)
         return -errno;
-    *type = status.st_mode & S_IFMT;
-    return 0;
+    *is_socket = S_ISSOCK(status.st_mode);
+    return *is_socket || (status.st_mode & S_IFMT) == 0 ? 0 : -EINVAL;
 }
 
 /* Under the lock. */
 static int watch_kick(struct queue *queue, int fd)
 {
-    mode_t type = 0;
-    int error = kind_of(fd, &type);
+    bool is_read = false; /* else it is waited for by its edge */
+    int error = kind_of(fd, &is_read);
     if (error != 0)
         return error;
-    bool is_read = type != 0;
     struct epoll_event event = {
         .events = is_read ? EPOLLIN : EPOLLIN | (uint32_t)EPOLLET,
         .data.u32 = is_read ? QUEUE_READS_KICK : QUEUE_KICKED,
@@ -365,28 +364,38 @@ int queue_set_call(struct queue *queue, int fd)
             return -errno;
         return 0;
     }
-    mode_t type = 0;
-    int error = kind_of(fd, &type);
+    bool is_socket = false;
+    int error = kind_of(fd, &is_socket);
     if (error != 0) {
         close(fd);
         return error;
     }
-    atomic_store_explicit(&queue->call_is_socket, S_ISSOCK(type), memory_order_relaxed);
+    atomic_store_explicit(&queue->call_is_socket, is_socket, memory_order_relaxed);
     error = replace_call(queue, fd);
     if (error != 0)
         return error;
     atomic_store_explicit(&queue->has_call, true, memory_order_release);
-    /* What was returned while the descriptor changed may have called nobody. */
-    if (queue->has_thread)
-        queue_signal_call(queue);
+    /* What was returned while the descriptor changed may have called nobody. The queue thread calls, not this
+     * one, which serves other devices, too. */
+    if (queue->has_thread) {
+        atomic_store_explicit(&queue->call_again, true, memory_order_release);
+        wake(queue);
+    }
     return 0;
 }
 
 int queue_set_error(struct queue *queue, int fd)
 {
+    bool is_socket = false;
+    int error = fd >= 0 ? kind_of(fd, &is_socket) : 0;
+    if (error != 0) {
+        close(fd);
+        return error;
+    }
     pthread_mutex_lock(&queue->lock);
     int old = queue->error_fd;
     queue->error_fd = fd;
+    queue->error_is_socket = is_socket;
     pthread_mutex_unlock(&queue->lock);
     if (old >= 0)
         close(old);
