@@ -115,10 +115,10 @@ struct credentials {
     bool fsetid_dropped;
 };
 /* Act as the request's caller until credentials_restore. 0; -EPERM where the process may not. Costs nothing
- * for a caller that is the daemon's own user. Capabilities stay: the guest's kernel has checked permissions
- * (default_permissions), and with groups that the host does not know. Only CAP_FSETID is dropped for another
- * user, so that the host decides who may make a file set-group-id; for that the caller's supplementary group
- * counts where the guest sent it. */
+ * for a caller that is the daemon's own user, as the guest's root is where the daemon may be nobody else.
+ * Capabilities stay: the guest's kernel has checked permissions (default_permissions), and with groups that
+ * the host does not know. Only CAP_FSETID is dropped for another user, so that the host decides who may make
+ * a file set-group-id; for that the caller's supplementary group counts where the guest sent it. */
 int credentials_assume(const struct request *request, struct credentials *credentials);
 void credentials_restore(const struct credentials *credentials);
 /* Set the thread's umask for the next creation (DONT_MASK); remembered, so that an unchanged one costs no
