@@ -101,7 +101,13 @@ def _reported(command: Callable[[], int]) -> int:
     try:
         return command()
     except ConfigurationError as error:
-        sys.stderr.write(f"{error}\n")
+        _complain(str(error))
     except StartError as error:
-        sys.stderr.write(f"vhostfs: {error}\n")
+        _complain(f"vhostfs: {error}")
     return 1
+
+
+def _complain(text: str) -> None:
+    """Write to stderr, which is None for a process that was started without."""
+    if sys.stderr is not None:
+        sys.stderr.write(text + "\n")

@@ -64,6 +64,7 @@ def run(configuration: Configuration, notices: Sequence[str], environment: Mutab
     at once. A device that fails by itself is logged and leaves the others running; the status is 1 then.
     Raise StartError, before anybody could connect, where the host does not let it start.
     """
+    _fill_standard_streams()
     logs.set_up(configuration.log)
     for sentence in (*notices, *idle_settings(configuration)):
         logger.warning("%s", sentence)
@@ -106,6 +107,15 @@ def raise_descriptor_limit(wanted: int | None) -> int:
     except (OSError, ValueError) as error:
         raise StartError(f"{limit} open descriptors are not allowed: {error}") from None
     return limit
+
+
+def _fill_standard_streams() -> None:
+    """Open those of the descriptors 0 to 2 that are closed, lest another file be written to as stderr."""
+    null = os.open("/dev/null", os.O_RDWR)
+    while null < 3:
+        os.set_inheritable(null, True)
+        null = os.open("/dev/null", os.O_RDWR)
+    os.close(null)
 
 
 def _import_everything() -> None:

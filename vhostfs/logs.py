@@ -14,7 +14,6 @@ import os
 import re
 import select
 import socket
-import sys
 import time
 from typing import Final
 
@@ -207,6 +206,5 @@ def stderr_handler(form: LogFormat) -> StderrHandler:
 
 def announce(settings: LogSettings, text: str) -> None:
     """Write an event to stderr whatever the level and destination: launchers wait for its text there."""
-    sys.stderr.flush()
     record = logging.LogRecord("vhostfs.daemon", logging.INFO, __file__, 0, text, None, None)
     stderr_handler(settings.format).emit(record)

@@ -413,9 +413,13 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int) -> Non
 
 
 def _set_attributes(tree: int, attributes: int, *, recursive: bool) -> None:
-    """Set attributes of a mount, and with `recursive` of all below it."""
+    """Set attributes of a mount, and with `recursive` of all below it; before Linux 5.12, do without."""
     wanted = _MountAttributes(attr_set=attributes)
     flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
     words = (ctypes.c_long(tree), ctypes.c_char_p(b""), ctypes.c_long(flags))
     size = ctypes.c_ulong(ctypes.sizeof(wanted))
-    _checked(_libc.syscall(ctypes.c_long(SYS_MOUNT_SETATTR), *words, ctypes.byref(wanted), size))
+    try:
+        _checked(_libc.syscall(ctypes.c_long(SYS_MOUNT_SETATTR), *words, ctypes.byref(wanted), size))
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise

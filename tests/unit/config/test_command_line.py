@@ -341,3 +341,12 @@ def test_what_is_wrong_with_a_file_is_told_as_by_check(file: Path) -> None:
     file.write_text("devices: 1\n")
     with pytest.raises(ConfigurationError, match=r":1:10: devices: should be a list$"):
         configured("--config", str(file))
+
+
+def test_the_reference_names_every_option() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    add_serve_options(parser)
+    text = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+    hidden = {"--socket", *(option for option in REFUSED if option.startswith("--migration-"))}
+    for option in parser._option_string_actions:
+        assert option in hidden or f"`{option}" in text, option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -432,3 +433,11 @@ def test_the_example_of_all_keys_explains_every_one() -> None:
     text = (CONFIGS / "vhostfs.yaml").read_text()
     for key in keys_of(ConfigurationPart.model_json_schema()):
         assert f"{key}:" in text, key
+
+
+def test_the_reference_names_every_key() -> None:
+    from vhostfs.config.schema import ConfigurationPart  # noqa: PLC0415 - what this test alone looks into
+
+    text = (CONFIGS.parent / "docs" / "configuration.md").read_text()
+    for key in keys_of(ConfigurationPart.model_json_schema()):
+        assert re.search(rf"[`.{{ ]{key}[`.:, }}]", text), key

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket as sockets
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -65,6 +66,17 @@ def refused(*options: str) -> tuple[int, str]:
     """Return the exit status and the standard error of a daemon that does not start."""
     done = subprocess.run([*VHOSTFSD, *options], capture_output=True, text=True, timeout=30, check=False)
     return done.returncode, done.stderr
+
+
+def wait_until_listening(path: Path) -> None:
+    """Wait for a daemon that cannot say that it is ready."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with sockets.socket(sockets.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                return
+        time.sleep(0.01)
+    raise TimeoutError(f"nobody listens at {path}")
 
 
 def listening(path: Path) -> sockets.socket:

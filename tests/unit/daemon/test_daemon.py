@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -15,8 +16,16 @@ import pytest
 from tests.frontend.client import FuseClient
 from tests.frontend.daemons import READY, running_daemon
 from tests.frontend.frontend import Frontend
-from tests.unit.daemon.conftest import VHOSTFSD, RunDaemon, listening, read_file, refused
+from tests.unit.daemon.conftest import (
+    VHOSTFSD,
+    RunDaemon,
+    listening,
+    read_file,
+    refused,
+    wait_until_listening,
+)
 from vhostfs.fuse_abi.opcodes import ROOT_ID
+from vhostfs.fuse_abi.structures import FileLock
 
 USER = 1234
 
@@ -52,6 +61,37 @@ def test_when_a_front_end_goes_the_next_one_finds_a_clean_device(run: RunDaemon,
             assert read_file(socket) == b"content"
         assert daemon.stop() == 0
     assert daemon.log.count("a front-end connected") == 3
+
+
+def open_descriptors(process: int) -> int:
+    return len(list(Path(f"/proc/{process}/fd").iterdir()))
+
+
+def test_front_ends_leave_no_descriptors_behind(run: RunDaemon, socket: Path) -> None:
+    with run() as daemon:
+        counts = []
+        for _ in range(12):
+            assert read_file(socket) == b"content"
+            with Frontend.connect(socket) as silent:
+                silent.socket.raw.send(b"\x01")
+            # Whoever is served next knows that the last one's things are gone.
+            with Frontend.start(socket):
+                counts.append(open_descriptors(daemon.process.pid))
+        assert len(set(counts[2:])) == 1
+
+
+def test_without_standard_streams_nothing_else_takes_their_place(share: Path, socket: Path) -> None:
+    closing = "import os, sys; [os.close(number) for number in range(3)]; os.execv(sys.argv[1], sys.argv[1:])"
+    command = [*VHOSTFSD, f"--socket-path={socket}", f"--shared-dir={share}"]
+    process = subprocess.Popen([sys.executable, "-c", closing, *command])
+    try:
+        wait_until_listening(socket)
+        assert read_file(socket) == b"content"
+        targets = {str(Path(f"/proc/{process.pid}/fd/{number}").readlink()) for number in range(3)}
+        assert targets == {"/dev/null"}
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 def test_once_ends_with_the_front_end(run: RunDaemon, socket: Path) -> None:
@@ -195,7 +235,7 @@ def test_256_descriptors_are_enough_for_a_thousand_files(run: RunDaemon, share: 
             opened = client.open(nodeid)
             assert client.read(nodeid, opened.fh, 100) == str(number).encode()
             client.release(nodeid, opened.fh)
-        assert len(os.listdir(f"/proc/{daemon.process.pid}/fd")) < 256  # noqa: PTH208
+        assert open_descriptors(daemon.process.pid) < 256
 
 
 def test_events_are_json_where_asked(run: RunDaemon, socket: Path) -> None:
@@ -278,3 +318,54 @@ def test_a_user_serves_its_own_files_as_roots_of_the_guest(owned: Path, socket: 
         assert daemon.stop() == 0
     assert (owned / "new").read_bytes() == b"data"
     assert (owned / "new").stat().st_uid == USER
+
+
+WHOLE_FILE = (1 << 63) - 1
+
+
+def test_a_guest_that_waits_for_a_lock_does_not_keep_the_daemon(
+    run: RunDaemon, share: Path, socket: Path
+) -> None:
+    with (
+        run("--posix-locks=host") as daemon,
+        Frontend.start(socket) as frontend,
+        (share / "file").open("r+") as held,
+    ):
+        client = FuseClient(frontend)
+        client.init()
+        nodeid = client.lookup(ROOT_ID, b"file").nodeid
+        opened = client.open(nodeid, os.O_RDWR)
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        lock = FileLock(0, WHOLE_FILE, fcntl.F_WRLCK)
+        waiting = client.start_setlkw(nodeid, opened.fh, 1, lock)
+        with pytest.raises(BlockingIOError):
+            client.setlk(nodeid, opened.fh, 1, lock)
+        assert daemon.stop() == 0
+        with pytest.raises(InterruptedError):
+            waiting.result()
+
+
+def test_two_devices_see_each_others_locks_where_the_host_keeps_them(tmp_path: Path, share: Path) -> None:
+    mount = {"type": "passthrough", "shared_dir": str(share), "locks": {"posix": "host", "flock": "host"}}
+    devices = [{"socket": {"path": f"{tmp_path}/{name}"}, "mounts": {"/": mount}} for name in "ab"]
+    config = tmp_path / "vhostfs.yaml"
+    config.write_text(json.dumps({"devices": devices}))
+    with (
+        running_daemon([*VHOSTFSD, "--config", str(config)], tmp_path / "a"),
+        Frontend.start(tmp_path / "a") as first,
+        Frontend.start(tmp_path / "b") as second,
+    ):
+        lock = FileLock(0, WHOLE_FILE, fcntl.F_WRLCK)
+        for number, frontend in enumerate((first, second)):
+            client = FuseClient(frontend)
+            client.init()
+            nodeid = client.lookup(ROOT_ID, b"file").nodeid
+            opened = client.open(nodeid, os.O_RDWR)
+            if number == 0:
+                client.setlk(nodeid, opened.fh, 1, lock)
+                client.flock(nodeid, opened.fh, 1, fcntl.F_WRLCK)
+            else:
+                with pytest.raises(BlockingIOError):
+                    client.setlk(nodeid, opened.fh, 1, lock)
+                with pytest.raises(BlockingIOError):
+                    client.flock(nodeid, opened.fh, 1, fcntl.F_WRLCK)
