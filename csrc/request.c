@@ -63,6 +63,8 @@ int request_begin(struct request *request, uint8_t *buffer)
     size_t size = request->in.len;
     if (size < sizeof(struct fuse_in_header) || size > chain->readable_size)
         return -EIO;
+    if ((size_t)request->in.total_extlen * 8 > size - sizeof(struct fuse_in_header))
+        return -EIO;
     size_t copied = size < first ? size : first;
     if (request->in.opcode != FUSE_WRITE && size > first) {
         if (size > sizeof(struct fuse_in_header) + REQUEST_ARGUMENTS_SIZE)

@@ -6,6 +6,7 @@ unique is that of the request, and an error comes alone. Errors of the server ar
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from itertools import count
@@ -265,10 +266,12 @@ class FuseClient:
         return self.fixed(EntryOut, Opcode.LOOKUP, parent, name + b"\0")
 
     def walk(self, path: bytes, start: int = ROOT_ID) -> EntryOut:
-        """Look up one name after another and return the last one's entry."""
+        """Look up one name after another and return the last one's entry; ENOENT also for a cached miss."""
         entry = EntryOut(nodeid=start)
         for name in path.split(b"/"):
             entry = self.lookup(entry.nodeid, name)
+            if entry.nodeid == 0:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return entry
 
     def forget(self, nodeid: int, lookups: int = 1) -> None:

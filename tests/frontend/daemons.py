@@ -1,15 +1,13 @@
-"""Start a virtio-fs daemon as a process of its own, and end it."""
+"""Start a virtio-fs daemon as a process of its own, listen to what it says, and end it."""
 
 from __future__ import annotations
 
-import os
-import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 QEMU_VIRTIOFSD = Path("/usr/lib/qemu/virtiofsd")
@@ -23,81 +21,92 @@ END_TIMEOUT = 20.0
 
 
 class DaemonFailedError(Exception):
-    """Raised when a daemon ended or stayed silent where a line was awaited; the text holds what it said."""
+    """Raised when a daemon did not do in time what was awaited; the text holds all that it said."""
 
 
-@dataclass(slots=True)
 class Daemon:
-    """A running daemon. Its standard error is read only while something is awaited, into log."""
+    """A running daemon. A thread reads its standard error, so that it never waits for its reader."""
 
-    process: subprocess.Popen[bytes]
-    socket: Path
-    log: str = ""
+    def __init__(self, command: list[str], socket: Path) -> None:
+        self.socket = socket
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        self._lines: list[str] = []
+        self._ended = False
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read, name="daemon-log", daemon=True)
+        self._reader.start()
 
-    def wait_for_line(self, text: str, timeout: float = START_TIMEOUT, *, after: int = 0) -> int:
-        """Wait until the log holds text beyond position after; return where the line with it ends."""
-        assert self.process.stderr is not None
+    @property
+    def lines_said(self) -> int:
+        """How many lines the daemon has said; wait_for_line starts from such a mark."""
+        with self._news:
+            return len(self._lines)
+
+    def log(self, after: int = 0) -> str:
+        """Return the lines from a mark on."""
+        with self._news:
+            return "".join(self._lines[after:])
+
+    def wait_for_line(self, text: str, *, after: int = 0, timeout: float = START_TIMEOUT) -> str:
+        """Wait for a line that holds text, at or beyond a mark, and return it."""
         deadline = time.monotonic() + timeout
-        descriptor = self.process.stderr.fileno()
-        while True:
-            found = self.log.find(text, after)
-            if found >= 0 and (end := self.log.find("\n", found)) >= 0:
-                return end + 1
-            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            part = os.read(descriptor, 65536) if ready else b""
-            if not part:
-                raise DaemonFailedError(f"the daemon never said {text!r}, but:\n{self.log}")
-            self.log += part.decode(errors="replace")
-
-    def read_log(self) -> str:
-        """Return all that the daemon has said so far, without waiting."""
-        assert self.process.stderr is not None
-        descriptor = self.process.stderr.fileno()
-        while select.select([descriptor], [], [], 0)[0] and (part := os.read(descriptor, 65536)):
-            self.log += part.decode(errors="replace")
-        return self.log
+        with self._news:
+            while True:
+                for line in self._lines[after:]:
+                    if text in line:
+                        return line
+                if self._ended or not self._news.wait(deadline - time.monotonic()):
+                    raise DaemonFailedError(f"the daemon never said {text!r}, but:\n{''.join(self._lines)}")
 
     def alive(self) -> bool:
         """Tell whether the process runs."""
         return self.process.poll() is None
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and return the exit status; one that does not end in time is killed and fails."""
+        """Send a signal and return the exit status; DaemonFailedError and SIGKILL if it stays."""
         if self.alive():
             self.process.send_signal(number)
         try:
-            status = self.process.wait(END_TIMEOUT)
+            return self.process.wait(END_TIMEOUT)
         except subprocess.TimeoutExpired:
+            raise DaemonFailedError(f"the daemon ignored signal {number}:\n{self.log()}") from None
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Kill the process if it still runs, and read the rest of what it said."""
+        if self.alive():
             self.process.kill()
-            self.process.wait()
-            raise DaemonFailedError(
-                f"the daemon did not end after signal {number}:\n{self.read_log()}"
-            ) from None
-        self.read_log()
-        return status
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
 
 
 @contextmanager
 def running_daemon(command: list[str], socket: Path) -> Iterator[Daemon]:
     """Provide a daemon that has announced, in virtiofsd's words, that it listens on socket."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    daemon = Daemon(process, socket)
+    daemon = Daemon(command, socket)
     try:
         daemon.wait_for_line(READY)
         yield daemon
     finally:
-        if daemon.alive():
-            process.kill()
-        process.wait()
-        daemon.read_log()
-        assert process.stderr is not None
-        process.stderr.close()
+        daemon.close()
 
 
 @contextmanager
 def running_qemu_virtiofsd(directory: Path, socket: Path) -> Iterator[Daemon]:
     """Provide QEMU's own daemon, which serves one connection."""
     options = ["-o", f"source={directory}", "-o", "sandbox=chroot", "-o", "cache=auto", "-o", "xattr"]
-    command = [str(QEMU_VIRTIOFSD), f"--socket-path={socket}", *options]
-    with running_daemon(command, socket) as daemon:
+    with running_daemon([str(QEMU_VIRTIOFSD), f"--socket-path={socket}", *options], socket) as daemon:
         yield daemon

@@ -77,8 +77,8 @@ class Frontend:
 
     def __init__(self, path: Path, options: FrontendOptions) -> None:
         self.options = options
-        self.memory = GuestMemory(options.layout)
         self.socket = FrontendSocket(path)
+        self.memory = GuestMemory(options.layout)
         self.features = Features.NONE
         self.offered_features = Features.NONE
         self.protocol_features = ProtocolFeatures.NONE

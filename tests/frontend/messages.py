@@ -111,7 +111,11 @@ class FrontendSocket:
     def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
         self.raw = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.raw.settimeout(timeout)
-        self.raw.connect(str(path))
+        try:
+            self.raw.connect(str(path))
+        except OSError:
+            self.raw.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

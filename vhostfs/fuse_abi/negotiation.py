@@ -212,8 +212,8 @@ RULES: Final = (
     Rule(InitFlags.HAS_RESEND, never, "It speaks of a restarted server on /dev/fuse."),
     Rule(
         InitFlags.ALLOW_IDMAP,
-        never,
-        "Requests other than creations would come without a caller's user and group.",
+        always,
+        "Guests may map ids of a mount; only creations ask who the caller is, and those still say it.",
     ),
     Rule(InitFlags.OVER_IO_URING, never, "It replaces /dev/fuse; virtio-fs has its rings."),
     Rule(
