@@ -10,9 +10,14 @@
 /* Slots lie in chunks, each twice as large as the one before: found by number with one shift. */
 #define FIRST_CHUNK 64U
 #define CHUNKS 20
-/* Descriptors that the process keeps for everything but nodes and handles, if the guest opens all it can. */
+/* Descriptors that the process keeps a mount for everything but nodes and handles, if its guest opens all it
+ * can. */
 #define DESCRIPTORS_RESERVED 64
 #define HANDLES_AT_LEAST 16
+
+/* What all mounts of the process have set aside, so that no guest's open files starve another's nodes. */
+static _Atomic uint64_t mounts;
+static _Atomic uint64_t set_aside;
 
 struct handle_slot {
     _Atomic(struct handle *) handle;
@@ -24,10 +29,10 @@ struct handle_table {
     struct passthrough *share;
     pthread_mutex_t lock;
     _Atomic(struct handle_slot *) chunks[CHUNKS];
-    _Atomic uint32_t used; /* slots below were given out at least once; the first is never */
-    uint32_t free;         /* under lock: the first free slot, 0: none */
-    uint32_t open;         /* under lock */
-    uint32_t limit;
+    _Atomic uint32_t used;  /* slots below were given out at least once; the first is never */
+    uint32_t free;          /* under lock: the first free slot, 0: none */
+    uint32_t open;          /* under lock */
+    uint64_t process_limit; /* descriptors that the process may have */
 };
 
 static struct handle_slot *slot_at(struct handle_table *table, uint32_t number)
@@ -38,6 +43,15 @@ static struct handle_slot *slot_at(struct handle_table *table, uint32_t number)
     uint32_t chunk = 31U - (uint32_t)__builtin_clz(position) - (uint32_t)__builtin_ctz(FIRST_CHUNK);
     return &atomic_load_explicit(&table->chunks[chunk],
                                  memory_order_acquire)[position - (FIRST_CHUNK << chunk)];
+}
+
+/* Most handles of a mount: its part of what the process may open and the mounts have not set aside. */
+static uint64_t handle_limit(const struct handle_table *table)
+{
+    uint64_t aside = atomic_load_explicit(&set_aside, memory_order_relaxed);
+    uint64_t left = table->process_limit > aside ? table->process_limit - aside : 0;
+    uint64_t part = left / atomic_load_explicit(&mounts, memory_order_relaxed);
+    return part > HANDLES_AT_LEAST ? part : HANDLES_AT_LEAST;
 }
 
 /* Under the lock: make one more slot. Its number, or 0: no memory. */
@@ -64,7 +78,7 @@ static int publish(struct handle_table *table, struct handle *handle)
     int error = 0;
     pthread_mutex_lock(&table->lock);
     uint32_t number = table->free;
-    if (table->open >= table->limit) {
+    if (table->open >= handle_limit(table)) {
         error = -ENFILE;
     } else if (number != 0) {
         table->free = slot_at(table, number)->next_free;
@@ -157,23 +171,16 @@ bool handle_close(struct request *request, uint64_t fh, enum handle_kind kind)
     return true;
 }
 
-/* Most handles that leave the process descriptors for the nodes' budget and its own needs. */
-static uint32_t handle_limit(const struct passthrough *share)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= UINT32_MAX)
-        return UINT32_MAX;
-    uint64_t kept = share->options.descriptor_budget + DESCRIPTORS_RESERVED;
-    return limit.rlim_cur > kept + HANDLES_AT_LEAST ? (uint32_t)(limit.rlim_cur - kept) : HANDLES_AT_LEAST;
-}
-
 int handle_table_create(struct passthrough *share, struct handle_table **result)
 {
     struct handle_table *table = calloc(1, sizeof(*table));
     if (table == NULL)
         return -ENOMEM;
     table->share = share;
-    table->limit = handle_limit(share);
+    struct rlimit limit;
+    table->process_limit = getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_cur : 0;
+    atomic_fetch_add(&mounts, 1);
+    atomic_fetch_add(&set_aside, share->options.descriptor_budget + DESCRIPTORS_RESERVED);
     atomic_init(&table->used, 1);
     pthread_mutex_init(&table->lock, NULL);
     *result = table;
@@ -194,6 +201,8 @@ void handle_table_end(struct handle_table *table)
 
 void handle_table_destroy(struct handle_table *table)
 {
+    atomic_fetch_sub(&mounts, 1);
+    atomic_fetch_sub(&set_aside, table->share->options.descriptor_budget + DESCRIPTORS_RESERVED);
     for (size_t i = 0; i < CHUNKS; i++)
         free(atomic_load(&table->chunks[i]));
     pthread_mutex_destroy(&table->lock);

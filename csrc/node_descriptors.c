@@ -248,6 +248,11 @@ uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint3
     return evicted;
 }
 
+bool node_table_relieve(struct node_table *table)
+{
+    return node_evict(table, &table->share->session->epochs, EVICT_BATCH) > 0;
+}
+
 /* ---- Opening ---- */
 
 /* Renames change a name on the host and then here: wait for those that are in between. */
@@ -300,7 +305,7 @@ static int open_by_file_handle(struct request *request, struct node *node)
     } handle = {.head = {.handle_bytes = kept->size, .handle_type = kept->type}};
     memcpy(handle.head.f_handle, kept->bytes, kept->size);
     int fd = open_by_handle_at(mount_fd, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    return fd >= 0 ? keep_if_same(request, node, fd) : -errno;
+    return fd >= 0 ? keep_if_same(request, node, fd) : node_open_error(errno);
 }
 
 static int open_by_name(struct request *request, struct node *node)
@@ -312,7 +317,7 @@ static int open_by_name(struct request *request, struct node *node)
     int fd = openat(parent_fd, name->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd >= 0)
         return keep_if_same(request, node, fd);
-    return errno == ENOENT || errno == ENOTDIR ? -ESTALE : -errno;
+    return errno == ENOENT || errno == ENOTDIR ? -ESTALE : node_open_error(errno);
 }
 
 /* Of a node and the directories above it, the one that can be opened now; NULL: the way is lost. */
@@ -395,7 +400,7 @@ int node_open(struct request *request, struct node *node, int flags)
      * opened. */
     const int refused = O_CREAT | O_EXCL | O_NOFOLLOW | O_PATH | (O_TMPFILE & ~O_DIRECTORY);
     int opened = open(descriptor_path(fd).text, (flags & ~refused) | O_CLOEXEC | O_NOCTTY);
-    return opened >= 0 ? opened : -errno;
+    return opened >= 0 ? opened : node_open_error(errno);
 }
 
 /* ---- Asking ---- */

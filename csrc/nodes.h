@@ -16,6 +16,7 @@
 #include "epoch.h"
 #include "fuse_wire.h"
 #include "request.h"
+#include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -40,6 +41,12 @@ int node_stat(struct request *request, struct node *node, struct statx *attribut
  * -EBADF... see handles.h on what is refused). Returns a descriptor that the caller owns, or a negative
  * errno. */
 int node_open(struct request *request, struct node *node, int flags);
+/* What an operation answers to a failed open, nothing being done yet: -errno, or REQUEST_NO_DESCRIPTORS. */
+static inline int node_open_error(int error)
+{
+    return error == EMFILE || error == ENFILE ? REQUEST_NO_DESCRIPTORS : -error;
+}
+
 /* The target of a symbolic link, without NUL: its size, at most `size`; or a negative errno. */
 int node_read_link(struct request *request, struct node *node, char *target, size_t size);
 

@@ -70,6 +70,12 @@ static void end(struct filesystem *filesystem)
     node_table_end(share->nodes);
 }
 
+static bool relieve(struct filesystem *filesystem)
+{
+    struct passthrough *share = (struct passthrough *)(void *)filesystem;
+    return node_table_relieve(share->nodes);
+}
+
 /* Free what was made so far. */
 static void destroy(struct filesystem *filesystem)
 {
@@ -145,8 +151,8 @@ int passthrough_create(const struct vhostfs_passthrough_options *options, struct
     struct passthrough *share = calloc(1, sizeof(*share));
     if (share == NULL)
         return -ENOMEM;
-    share->filesystem =
-        (struct filesystem){.operations = operations, .begin = begin, .end = end, .destroy = destroy};
+    share->filesystem = (struct filesystem){
+        .operations = operations, .begin = begin, .end = end, .relieve = relieve, .destroy = destroy};
     share->options = *options;
     share->session = session;
     share->mount = mount;

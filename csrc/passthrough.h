@@ -93,6 +93,8 @@ int passthrough_create(const struct vhostfs_passthrough_options *options, struct
 /* nodes.c, handles.c, passthrough_locks.c: their tables' life, for passthrough.c. `end` drops all but the
  * root. */
 int node_table_create(struct passthrough *share, struct node_table **table);
+/* Give up some descriptors that can be opened again. False: there are none. Inside an epoch. */
+bool node_table_relieve(struct node_table *table);
 void node_table_end(struct node_table *table);
 void node_table_destroy(struct node_table *table);
 int handle_table_create(struct passthrough *share, struct handle_table **table);

@@ -357,7 +357,7 @@ static int open_new(struct request *request, const struct fuse_create_in *in, co
     int fd = openat(place->fd, place->name, flags | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY,
                     in->mode & 07777);
     if (fd < 0)
-        fd = -errno;
+        fd = node_open_error(errno);
     credentials_restore(&credentials);
     return fd;
 }
@@ -414,7 +414,7 @@ static int open_nameless(struct request *request, const struct fuse_create_in *i
     int exclusive = (int)in->flags & O_EXCL; /* never to be linked */
     int fd = openat(place->fd, ".", flags | exclusive | O_TMPFILE | O_CLOEXEC, in->mode & 07777);
     if (fd < 0)
-        fd = -errno;
+        fd = node_open_error(errno);
     credentials_restore(&credentials);
     return fd;
 }

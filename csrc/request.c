@@ -114,11 +114,16 @@ static bool store(struct request *request, size_t offset, const void *bytes, siz
     return true;
 }
 
-void request_finish(struct request *request, int32_t result)
+static void drop_pins(struct request *request)
 {
     for (uint32_t i = 0; i < request->pins; i++)
         atomic_fetch_sub_explicit(request->pinned[i], 1, memory_order_release);
     request->pins = 0;
+}
+
+void request_finish(struct request *request, int32_t result)
+{
+    drop_pins(request);
     request->used_length = 0;
     if (result == REQUEST_NO_REPLY)
         return;
@@ -231,6 +236,17 @@ bool request_may_sleep(struct request *request)
         request->inside_epoch = false;
     }
     return true;
+}
+
+void request_again(struct request *request)
+{
+    struct epoch_domain *epochs = &request->session->epochs;
+    drop_pins(request);
+    request->arguments_position = 0;
+    if (!request->on_pool || request->inside_epoch)
+        epoch_leave(epochs, request->reader);
+    epoch_enter(epochs, request->reader);
+    request->inside_epoch = request->on_pool;
 }
 
 void request_pin(struct request *request, _Atomic uint32_t *pins)

@@ -41,6 +41,8 @@ struct chain {
  * errno; or one of these. */
 #define REQUEST_WOULD_SLEEP INT32_MIN      /* nothing was done yet: call again where request_may_sleep is true */
 #define REQUEST_NO_REPLY (INT32_MIN + 1)   /* FORGET and its like: the chain is returned empty */
+#define REQUEST_NO_DESCRIPTORS                                                                               \
+    (INT32_MIN + 2) /* EMFILE or ENFILE before anything was done: called again, once, if some can be given up */
 
 typedef int32_t operation(struct request *request);
 
@@ -90,6 +92,9 @@ size_t request_left(const struct request *request);
 int request_data_vectors(const struct request *request, size_t size, struct iovec *vector);
 /* The supplementary group of the caller that came as an extension (CREATE_SUPP_GROUP). False: none. */
 bool request_supplementary_group(const struct request *request, uint32_t *group);
+
+/* Make a request that did nothing yet fit to be called again, in a new epoch: what was retired before is released. */
+void request_again(struct request *request);
 
 /* True on a pool thread, which from then on holds nodes and handles by their pins alone; false on a queue thread: return
  * REQUEST_WOULD_SLEEP. Nothing may be looked up in a table after it has said true. */

@@ -125,6 +125,18 @@ static int32_t answer_init(struct session *session, struct request *request)
     return result;
 }
 
+/* Call an operation; once more where the process had no descriptor left and the file system could do without some. */
+static int32_t call(struct request *request, operation *answer)
+{
+    struct filesystem *filesystem = request->filesystem;
+    int32_t result = answer(request);
+    if (result == REQUEST_NO_DESCRIPTORS && filesystem->relieve != NULL && filesystem->relieve(filesystem)) {
+        request_again(request);
+        result = answer(request);
+    }
+    return result == REQUEST_NO_DESCRIPTORS ? -ENFILE : result;
+}
+
 int32_t session_dispatch(struct session *session, struct request *request)
 {
     uint32_t opcode = request->in.opcode;
@@ -146,5 +158,5 @@ int32_t session_dispatch(struct session *session, struct request *request)
         return -ENOSYS;
     request->filesystem = session->mounts[mount];
     operation *answer = request->filesystem->operations[opcode];
-    return answer != NULL ? answer(request) : -ENOSYS;
+    return answer != NULL ? call(request, answer) : -ENOSYS;
 }

@@ -11,6 +11,8 @@ struct filesystem {
     operation *const *operations; /* FUSE_OPCODES of them; NULL answers ENOSYS. Called from several threads at once */
     /* A session begins with these negotiated INIT flags. A hostile guest may have requests under way even so. */
     void (*begin)(struct filesystem *filesystem, uint64_t flags);
+    /* Give up descriptors that can be opened again. False: there are none. May be NULL. */
+    bool (*relieve)(struct filesystem *filesystem);
     /* The session has ended: every node and handle is gone (retired: others may still be looking). */
     void (*end)(struct filesystem *filesystem);
     /* Free all; no reader is left. */

@@ -466,6 +466,77 @@ static bool counts_memory(void)
     return true;
 }
 
+static void limit_descriptors(rlim_t more)
+{
+    struct rlimit limit = {loopback_open_descriptors() + more, loopback_open_descriptors() + more};
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+
+/* In a child, whose limit is its own. */
+static void in_child(void (*promise)(void))
+{
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        promise();
+        _exit(0);
+    }
+    int status;
+    CHECK_EQUAL(waitpid(child, &status, 0), child);
+    CHECK_EQUAL(status, 0);
+}
+
+static void serve_with_few_descriptors(void)
+{
+    begin(512);
+    limit_descriptors(40);
+    uint64_t nodes[200];
+    for (unsigned int i = 0; i < 200; i++) {
+        char name[16];
+        struct fuse_entry_out entry;
+        name_of(i, name);
+        CHECK_EQUAL(loopback_mkdir(&guest, 1, name, 0700, &entry), 0);
+        nodes[i] = entry.nodeid;
+    }
+    for (unsigned int i = 0; i < 200; i++) {
+        struct fuse_entry_out entry;
+        uint64_t fh;
+        CHECK_EQUAL(loopback_opendir(&guest, nodes[i], &fh), 0);
+        CHECK_EQUAL(loopback_releasedir(&guest, nodes[i], fh), 0);
+        CHECK_EQUAL(loopback_create_file(&guest, nodes[i], "f", O_RDWR | O_EXCL, 0600, &entry, &fh), 0);
+        CHECK_EQUAL(loopback_release(&guest, entry.nodeid, fh), 0);
+    }
+    end();
+}
+
+static void a_process_that_may_open_less_than_the_budget_goes_on(void)
+{
+    in_child(serve_with_few_descriptors);
+}
+
+static void open_all_that_can_be_opened(void)
+{
+    struct rlimit limit = {300, 300};
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    begin(64);
+    struct fuse_entry_out entry;
+    uint64_t fh;
+    int error;
+    unsigned int opened = 0;
+    CHECK_EQUAL(loopback_create_file(&guest, 1, "f", O_RDWR, 0600, &entry, &fh), 0);
+    while ((error = loopback_open(&guest, entry.nodeid, O_RDONLY, &fh)) == 0)
+        opened++;
+    CHECK_EQUAL(error, -ENFILE);
+    CHECK(opened > 100 && loopback_open_descriptors() < 300 - 64);
+    CHECK_EQUAL(loopback_mkdir(&guest, 1, "d", 0700, &entry), 0);
+    end();
+}
+
+static void open_files_leave_descriptors_for_the_rest(void)
+{
+    in_child(open_all_that_can_be_opened);
+}
+
 static size_t resident_bytes(void)
 {
     FILE *statm = fopen("/proc/self/statm", "re");
@@ -545,6 +616,8 @@ int main(void)
     PROMISE(a_deep_tree_is_found_again_by_file_handle_or_name);
     PROMISE(what_the_host_moved_is_found_by_file_handle_and_else_ESTALE);
     PROMISE(unlinked_files_keep_their_descriptors_and_the_rest_goes_on);
+    PROMISE(a_process_that_may_open_less_than_the_budget_goes_on);
+    PROMISE(open_files_leave_descriptors_for_the_rest);
     PROMISE(an_ordinary_user_serves_all_of_it);
     return 0;
 }
