@@ -24,7 +24,7 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from vhostfs import logs
-from vhostfs.config.model import Configuration, idle_settings
+from vhostfs.config.model import Configuration, PathSocket, idle_settings
 from vhostfs.devices import descriptor_budgets, make_device, offer
 from vhostfs.errors import StartError
 from vhostfs.listening import Listener, forget_passed_sockets, open_listener
@@ -75,7 +75,12 @@ def run(configuration: Configuration, notices: Sequence[str], environment: Mutab
             _opened(open_listener(device.socket, environment), cleanup) for device in configuration.devices
         ]
         forget_passed_sockets(environment)
-        sandbox = enter(configuration.sandbox, configuration.shared_directories())
+        directories = {
+            listener.directory: device.socket.path.parent
+            for device, listener in zip(configuration.devices, listeners, strict=True)
+            if isinstance(device.socket, PathSocket) and listener.directory is not None
+        }
+        sandbox = enter(configuration.sandbox, configuration.shared_directories(), directories)
         initialise_core()
         served = []
         for settings, name, listener in zip(

@@ -131,7 +131,5 @@ def descriptor_budgets(configuration: Configuration, limit: int) -> dict[Passthr
         raise StartError(f"the mounts may keep {given} descriptors, and the process only {limit} in all")
     fair = (limit - given) // 2 // max(sum(mount.descriptors is None for mount in mounts), 1)
     if fair < MOUNT_DESCRIPTORS_MINIMUM and any(mount.descriptors is None for mount in mounts):
-        raise StartError(
-            f"{limit} open descriptors are too few for {len(mounts)} mounts; raise rlimit_nofile"
-        )
+        raise StartError(f"{limit} open descriptors are too few for the mounts; raise rlimit_nofile")
     return {mount: mount.descriptors or fair for mount in mounts}

@@ -37,6 +37,11 @@ class Listener:
         self._name = name
         self._identity = _identity(directory, name) if directory is not None else None
 
+    @property
+    def directory(self) -> int | None:
+        """Return the descriptor of the directory that the socket will be removed from, if it will be."""
+        return self._directory
+
     def close(self) -> None:
         """Stop listening, and remove the socket's name if it still is this one's. Harmless when repeated."""
         self.socket.close()

@@ -12,6 +12,10 @@ In every mode, a daemon that is root (in its namespace) keeps only the capabilit
 `enter` must run before the process has a second thread: user namespaces demand it, and mount namespaces and
 capabilities belong to the calling thread. It must also run after everything that is ever imported or opened
 by path; sockets are removed through directory descriptors, and nothing else is opened by path later on.
+
+What is kept besides the shares (/proc/self/fd, to reopen files, and the sockets' directories) would be a way
+out for one who has taken the daemon over: "..". In a mount namespace each is a mount of its own, above which
+there is nothing. chroot has no such means.
 """
 
 from __future__ import annotations
@@ -70,6 +74,8 @@ PR_CAPBSET_DROP: Final = 24
 PR_SET_NO_NEW_PRIVS: Final = 38
 CAPABILITY_VERSION_3: Final = 0x20080522
 
+PROC_SELF_FD: Final = PurePosixPath("/proc/self/fd")
+
 KEPT_CAPABILITIES: Final[Mapping[str, int]] = {
     "CHOWN": 0,
     "DAC_OVERRIDE": 1,
@@ -92,8 +98,13 @@ class Sandbox:
     proc_self_fd: int
 
 
-def enter(settings: SandboxSettings, shares: Sequence[PurePosixPath]) -> Sandbox:
+def enter(
+    settings: SandboxSettings, shares: Sequence[PurePosixPath], kept: Mapping[int, PurePosixPath]
+) -> Sandbox:
     """Lock the process in, for good; several modes cannot be combined.
+
+    `kept` are open descriptors, and the directories that they are of. They stay open under the same numbers;
+    in a mount namespace, nothing above those directories can be reached through them any more.
 
     Raise StartError, saying what the host refused and what else could be asked for. The process may be half
     locked in then, and should end.
@@ -101,10 +112,10 @@ def enter(settings: SandboxSettings, shares: Sequence[PurePosixPath]) -> Sandbox
     for share in shares:
         os.close(_open_share(share))
     with _refusal("open /proc/self/fd", "mount /proc"):
-        proc_self_fd = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        proc_self_fd = os.open(PROC_SELF_FD, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     match settings.mode:
         case SandboxMode.NAMESPACE:
-            opened = _enter_namespace(settings, shares)
+            opened = _enter_namespace(settings, shares, {proc_self_fd: PROC_SELF_FD, **kept})
         case SandboxMode.CHROOT:
             opened = _enter_chroot(shares)
         case SandboxMode.NONE:
@@ -137,12 +148,15 @@ def _refusal(what: str, alternative: str) -> Iterator[None]:
 
 # Namespaces.
 
+WITHOUT_CLONES: Final = "Linux 5.2 or newer is needed; --sandbox none does without"
 WITHOUT_NAMESPACES: Final = (
     "where namespaces are not allowed, use --sandbox chroot (as root) or --sandbox none"
 )
 
 
-def _enter_namespace(settings: SandboxSettings, shares: Sequence[PurePosixPath]) -> dict[PurePosixPath, int]:
+def _enter_namespace(
+    settings: SandboxSettings, shares: Sequence[PurePosixPath], kept: Mapping[int, PurePosixPath]
+) -> dict[PurePosixPath, int]:
     if os.geteuid() != 0 or settings.uid_map or settings.gid_map:
         _enter_user_namespace(settings)
     with _refusal("make a mount namespace", WITHOUT_NAMESPACES):
@@ -153,8 +167,15 @@ def _enter_namespace(settings: SandboxSettings, shares: Sequence[PurePosixPath])
         _mount(None, "/", None, MS_REC | MS_SLAVE)
     clones = []
     for share in shares:
-        with _refusal(f"clone {share}", "Linux 5.2 or newer is needed; --sandbox none does without"):
+        with _refusal(f"clone {share}", WITHOUT_CLONES):
             clones.append(_clone_tree(share))
+            # The daemon runs no program and opens no device of a share: that is the guest's business.
+            _set_attributes(clones[-1], MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, recursive=True)
+    for descriptor, directory in kept.items():
+        with _refusal(f"clone {directory}", WITHOUT_CLONES):
+            clone = _clone_tree(directory)
+            os.dup2(clone, descriptor, inheritable=False)
+            os.close(clone)
     with _refusal("make a root directory", WITHOUT_NAMESPACES):
         root = _new_tmpfs()
         _syscall(SYS_MOVE_MOUNT, root, b"", AT_FDCWD, b"/", MOVE_MOUNT_F_EMPTY_PATH)
@@ -176,14 +197,9 @@ def _open_share_at(index: int, share: PurePosixPath) -> int:
 
 
 def _clone_tree(path: PurePosixPath) -> int:
-    """Return a detached copy of the mounts at and below a directory.
-
-    Set-user-id bits and devices of the share are the guest's business: the daemon runs and opens none.
-    """
+    """Return a detached copy of the mounts at and below a directory, which is gone when its descriptor is."""
     flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE
-    tree = _syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags)
-    _set_attributes(tree, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, recursive=True)
-    return tree
+    return _syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags)
 
 
 def _new_tmpfs() -> int:

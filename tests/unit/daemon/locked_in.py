@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,14 +43,16 @@ def main() -> None:
     if wish.get("host"):
         be_a_host()
     go_on = mount_later(wish["mount_later"]) if "mount_later" in wish else None
+    process = os.open("/proc/self", os.O_PATH)
+    kept = {os.open(place, os.O_PATH): PurePosixPath(place) for place in wish.get("kept", [])}
     try:
-        entered = sandbox.enter(settings, shares)
+        entered = sandbox.enter(settings, shares, kept)
     except StartError as error:
         json.dump({"refused": str(error)}, sys.stdout)
         return
     if go_on is not None:
         go_on()
-    json.dump(facts(entered, shares), sys.stdout)
+    json.dump(facts(entered, shares, process, list(kept)), sys.stdout)
 
 
 def be_a_host() -> None:
@@ -77,14 +80,19 @@ def mount_later(place: str) -> Any:
     return go_on
 
 
-def facts(entered: sandbox.Sandbox, shares: list[PurePosixPath]) -> dict[str, Any]:
+def facts(
+    entered: sandbox.Sandbox, shares: list[PurePosixPath], process: int, kept: list[int]
+) -> dict[str, Any]:
     """Return what the process sees and may do."""
-    status = read(entered.proc_self_fd, "../status")
+    status = read(process, "status")
     return {
         "root": sorted(path.name for path in Path("/").iterdir()),
         "shares": [listing(entered.shares[share], ".") for share in shares],
         "below": [listing(entered.shares[share], "below") for share in shares],
         "above": [listing(entered.shares[share], "..") for share in shares],
+        "above_kept": [listing(each, "..") for each in kept],
+        "removed_in_kept": [refusal(partial(os.unlink, "socket", dir_fd=each)) for each in kept],
+        "above_proc_self_fd": "self" in listing(entered.proc_self_fd, "../.."),
         "flags": [os.fstatvfs(entered.shares[share]).f_flag for share in shares],
         "reopened": read(
             entered.proc_self_fd, str(os.open("file", os.O_PATH, dir_fd=entered.shares[shares[0]]))
@@ -93,7 +101,7 @@ def facts(entered: sandbox.Sandbox, shares: list[PurePosixPath]) -> dict[str, An
         "created_mode": created_mode(entered.shares[shares[0]]),
         "interfaces": [name for _, name in socket.if_nameindex()],
         "uid": os.getuid(),
-        "uid_map": read(entered.proc_self_fd, "../uid_map").split(),
+        "uid_map": read(process, "uid_map").split(),
         "capabilities": {
             line.split(":")[0]: int(line.split()[1], 16)
             for line in status.splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -252,6 +253,53 @@ def test_launchers_hear_that_it_is_ready_although_nothing_is_logged(run: RunDaem
     with run("--log-level=off") as daemon:
         assert daemon.stop() == 0
     assert len(daemon.log.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "limit"), [("--rlimit-nofile=300", 300), ("--rlimit-nofile=0", 700), (None, None)]
+)
+def test_the_limit_of_descriptors_is_what_was_asked_for(
+    run: RunDaemon, option: str | None, limit: int | None
+) -> None:
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (700, old[1]))
+    try:
+        with run(*([] if option is None else [option])) as daemon:
+            soft, _ = resource.prlimit(daemon.process.pid, resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, old)
+    assert soft == (limit or min(old[1], 1_000_000))
+
+
+WITH_A_FAILING_DEVICE = """
+import sys
+from vhostfs import daemon
+serve_device = daemon.serve_device
+async def serve(listener, device, offer, *, name, once):
+    if name == "fails":
+        raise RuntimeError("a fault of our own")
+    await serve_device(listener, device, offer, name=name, once=once)
+daemon.serve_device = serve
+from vhostfs.cli import daemon_main
+sys.exit(daemon_main())
+"""
+
+
+def test_a_device_that_fails_leaves_the_others_running(tmp_path: Path, share: Path) -> None:
+    mount = {"type": "passthrough", "shared_dir": str(share)}
+    devices = [
+        {"tag": name, "socket": {"path": f"{tmp_path}/{name}"}, "mounts": {"/": mount}}
+        for name in ("fails", "works")
+    ]
+    config = tmp_path / "vhostfs.yaml"
+    config.write_text(json.dumps({"devices": devices}))
+    command = [sys.executable, "-c", WITH_A_FAILING_DEVICE, "--config", str(config)]
+    with running_daemon(command, tmp_path / "works") as daemon:
+        daemon.wait_for_line("fails: this device is no longer served")
+        assert read_file(tmp_path / "works") == b"content"
+        assert not (tmp_path / "fails").exists()
+        assert daemon.stop() == 1
+    assert "RuntimeError: a fault of our own" in daemon.log
 
 
 WATCHED = """

@@ -77,6 +77,17 @@ def test_modes_of_new_files_are_the_guests(mode: str, share: Path) -> None:
     assert locked_in(mode, share)["created_mode"] == 0o666
 
 
+def test_nothing_is_reached_by_the_way_of_what_is_kept(share: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "socket").touch()
+    seen = locked_in("namespace", share, kept=[str(run)])
+    assert seen["above_kept"] == [["socket"]]
+    assert not seen["above_proc_self_fd"]
+    assert seen["removed_in_kept"] == [""]
+    assert list(run.iterdir()) == []
+
+
 def test_several_shares_stand_side_by_side_even_one_inside_another(share: Path) -> None:
     (share / "below" / "below").mkdir()
     (share / "below" / "file").touch()
