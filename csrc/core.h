@@ -1,15 +1,16 @@
-/* The border between Python, which decides, and C, which moves bytes. cffi reads this file as its declarations.
+/* The border between Python, which decides, and C, which moves bytes. cffi reads this file as its
+ * declarations.
  *
- * Conventions. Functions that can fail return 0 or a negative errno. Descriptors passed in stay the caller's unless
- * a line says "takes fd"; then the core owns it from the call on, also when the call fails. Every function but
- * vhostfs_queue_stop, vhostfs_device_reset, vhostfs_device_disconnect and vhostfs_device_destroy returns at once;
- * those four wait until requests under way are answered. Calls for one device are made by one thread at a time;
- * different devices may be driven from different threads.
+ * Conventions. Functions that can fail return 0 or a negative errno. Descriptors passed in stay the caller's
+ * unless a line says "takes fd"; then the core owns it from the call on, also when the call fails. Every
+ * function but vhostfs_queue_stop, vhostfs_device_reset, vhostfs_device_disconnect and vhostfs_device_destroy
+ * returns at once; those four wait until requests under way are answered. Calls for one device are made by
+ * one thread at a time; different devices may be driven from different threads.
  */
 #pragma once
 #include <stdint.h>
 
-/* ---- What the data plane has to tell ------------------------------------------------------------------------ */
+/* ---- What the data plane has to tell ---- */
 
 #define VHOSTFS_EVENT_TEXT_SIZE 200
 
@@ -28,7 +29,7 @@ struct vhostfs_event {
     char text[200];
 };
 
-/* ---- A device: memory, rings, one FUSE session -------------------------------------------------------------- */
+/* ---- A device: memory, rings, one FUSE session ---- */
 
 typedef struct vhostfs_device vhostfs_device;
 
@@ -40,7 +41,8 @@ struct vhostfs_device_options {
 
 /* INIT is answered in C from these; which flags to take is Python's table (vhostfs.fuse_abi.negotiation). */
 struct vhostfs_session_options {
-    uint64_t init_flags; /* taken where the guest offers them; the bits of fuse.h FUSE_INIT flags and flags2 << 32 */
+    uint64_t init_flags; /* taken where the guest offers them; the bits of fuse.h FUSE_INIT flags and flags2
+                            << 32 */
     uint32_t max_write;  /* bytes */
     uint32_t max_readahead; /* bytes; the smaller of this and the guest's is answered */
     uint16_t max_pages;
@@ -54,11 +56,13 @@ int vhostfs_device_create(const struct vhostfs_device_options *options,
 /* Waits as vhostfs_device_disconnect does, then frees everything, mounts too. */
 void vhostfs_device_destroy(vhostfs_device *device);
 
-/* The front-end is gone, or a new one comes: stop all rings, end the session, forget memory, log and features. */
+/* The front-end is gone, or a new one comes: stop all rings, end the session, forget memory, log and
+ * features. */
 void vhostfs_device_disconnect(vhostfs_device *device);
 /* RESET_DEVICE: stop and disable all rings, end the session; guest memory stays. */
 void vhostfs_device_reset(vhostfs_device *device);
-/* SET_FEATURES: the virtio feature bits that the front-end acknowledged (EVENT_IDX, INDIRECT, PACKED, LOG_ALL). */
+/* SET_FEATURES: the virtio feature bits that the front-end acknowledged (EVENT_IDX, INDIRECT, PACKED,
+ * LOG_ALL). */
 int vhostfs_device_set_features(vhostfs_device *device, uint64_t features);
 
 /* Events wait in a bounded queue (oldest kept; a WARNING says how many were dropped). The eventfd is readable
@@ -66,7 +70,7 @@ int vhostfs_device_set_features(vhostfs_device *device, uint64_t features);
 int vhostfs_device_event_fd(const vhostfs_device *device);
 void vhostfs_device_next_event(vhostfs_device *device, struct vhostfs_event *event);
 
-/* ---- Guest memory (vhost-user: SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG, SET_LOG_BASE) ------------------------- */
+/* ---- Guest memory (vhost-user: SET_MEM_TABLE, ADD_MEM_REG, REM_MEM_REG, SET_LOG_BASE) ---- */
 
 struct vhostfs_region {
     uint64_t guest_address; /* guest physical */
@@ -77,29 +81,34 @@ struct vhostfs_region {
     uint32_t reserved;
 };
 
-/* Regions may be changed while rings run. EEXIST: overlaps a region; EINVAL: size 0 or wraps; ENOENT: no such. */
+/* Regions may be changed while rings run. EEXIST: overlaps a region; EINVAL: size 0 or wraps; ENOENT: no
+ * such. */
 int vhostfs_memory_add(vhostfs_device *device, const struct vhostfs_region *region);
-int vhostfs_memory_remove(vhostfs_device *device, const struct vhostfs_region *region); /* fd, offset ignored */
+int vhostfs_memory_remove(vhostfs_device *device,
+                          const struct vhostfs_region *region); /* fd, offset ignored */
 int vhostfs_memory_replace(vhostfs_device *device, const struct vhostfs_region *regions, uint32_t count);
 /* Dirty log; fd -1 drops it. Pages that the device writes are marked while LOG_ALL is acknowledged. */
 int vhostfs_memory_log(vhostfs_device *device, int fd, uint64_t size, uint64_t offset);
 
-/* ---- Rings. index < queues, else EINVAL ---------------------------------------------------------------------- */
+/* ---- Rings. index < queues, else EINVAL ---- */
 
 int vhostfs_queue_set_size(vhostfs_device *device, uint32_t index, uint32_t size);
-/* User addresses (VHOST_USER_SET_VRING_ADDR). EFAULT where they lie in no region. log: flags bit 0 and address. */
+/* User addresses (VHOST_USER_SET_VRING_ADDR). EFAULT where they lie in no region. log: flags bit 0 and
+ * address. */
 int vhostfs_queue_set_addresses(vhostfs_device *device, uint32_t index, uint32_t flags, uint64_t descriptors,
                                 uint64_t used, uint64_t available, uint64_t log);
 int vhostfs_queue_set_base(vhostfs_device *device, uint32_t index, uint32_t base); /* protocol-encoded, 1.7 */
-int vhostfs_queue_set_kick(vhostfs_device *device, uint32_t index, int fd);  /* takes fd; -1: the ring is polled */
-int vhostfs_queue_set_call(vhostfs_device *device, uint32_t index, int fd);  /* takes fd; -1: never signalled */
+int vhostfs_queue_set_kick(vhostfs_device *device, uint32_t index,
+                           int fd); /* takes fd; -1: the ring is polled */
+int vhostfs_queue_set_call(vhostfs_device *device, uint32_t index,
+                           int fd); /* takes fd; -1: never signalled */
 int vhostfs_queue_set_error(vhostfs_device *device, uint32_t index, int fd); /* takes fd; -1: none */
 /* A ring runs while it is started (by its kick descriptor) and enabled; it is scanned once when that begins. */
 int vhostfs_queue_set_enabled(vhostfs_device *device, uint32_t index, int enabled);
 /* GET_VRING_BASE: stop, answer what was taken (blocking locks are cancelled with EINTR), return the base. */
 int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base);
 
-/* ---- The native file system: a directory of the host ---------------------------------------------------------- */
+/* ---- The native file system: a directory of the host ---- */
 
 enum vhostfs_cache_mode {
     VHOSTFS_CACHE_NEVER = 0,
@@ -109,32 +118,32 @@ enum vhostfs_cache_mode {
 };
 
 enum vhostfs_passthrough_flags {
-    VHOSTFS_PASSTHROUGH_READ_ONLY = 1,          /* changes answer EROFS */
-    VHOSTFS_PASSTHROUGH_XATTR = 2,              /* else xattr calls answer ENOSYS */
-    VHOSTFS_PASSTHROUGH_POSIX_LOCKS = 4,        /* fcntl locks reach the host; else the guest keeps them */
-    VHOSTFS_PASSTHROUGH_FLOCK = 8,              /* likewise flock */
-    VHOSTFS_PASSTHROUGH_DIRECT_IO = 16,         /* the guest's O_DIRECT reaches the host's file */
+    VHOSTFS_PASSTHROUGH_READ_ONLY = 1,           /* changes answer EROFS */
+    VHOSTFS_PASSTHROUGH_XATTR = 2,               /* else xattr calls answer ENOSYS */
+    VHOSTFS_PASSTHROUGH_POSIX_LOCKS = 4,         /* fcntl locks reach the host; else the guest keeps them */
+    VHOSTFS_PASSTHROUGH_FLOCK = 8,               /* likewise flock */
+    VHOSTFS_PASSTHROUGH_DIRECT_IO = 16,          /* the guest's O_DIRECT reaches the host's file */
     VHOSTFS_PASSTHROUGH_ANNOUNCE_SUBMOUNTS = 32, /* mount points carry FUSE_ATTR_SUBMOUNT where negotiated */
-    VHOSTFS_PASSTHROUGH_WRITEBACK = 64,         /* writeback was asked for; acted on when negotiated */
-    VHOSTFS_PASSTHROUGH_ALLOW_MMAP = 128,       /* with cache never: DIRECT_IO_ALLOW_MMAP is negotiated */
+    VHOSTFS_PASSTHROUGH_WRITEBACK = 64,          /* writeback was asked for; acted on when negotiated */
+    VHOSTFS_PASSTHROUGH_ALLOW_MMAP = 128,        /* with cache never: DIRECT_IO_ALLOW_MMAP is negotiated */
 };
 
 struct vhostfs_passthrough_options {
-    int32_t root_fd;      /* the shared directory, any descriptor of it; duplicated */
-    int32_t proc_self_fd; /* an O_PATH descriptor of /proc/self/fd; duplicated */
-    uint32_t cache;       /* enum vhostfs_cache_mode */
-    uint32_t flags;       /* enum vhostfs_passthrough_flags */
-    uint64_t entry_nanoseconds;    /* how long the guest may trust a name */
+    int32_t root_fd;                /* the shared directory, any descriptor of it; duplicated */
+    int32_t proc_self_fd;           /* an O_PATH descriptor of /proc/self/fd; duplicated */
+    uint32_t cache;                 /* enum vhostfs_cache_mode */
+    uint32_t flags;                 /* enum vhostfs_passthrough_flags */
+    uint64_t entry_nanoseconds;     /* how long the guest may trust a name */
     uint64_t attribute_nanoseconds; /* how long it may trust attributes */
-    uint64_t negative_nanoseconds; /* how long it may trust that a name is missing; 0: plain ENOENT */
-    uint64_t descriptor_budget;    /* most descriptors kept for nodes; at least 16 */
+    uint64_t negative_nanoseconds;  /* how long it may trust that a name is missing; 0: plain ENOENT */
+    uint64_t descriptor_budget;     /* most descriptors kept for nodes; at least 16 */
 };
 
 /* Mount a directory as mount number `mount` (0 holds the root) before the first request is served. */
 int vhostfs_device_mount_passthrough(vhostfs_device *device, uint16_t mount,
                                      const struct vhostfs_passthrough_options *options);
 
-/* ---- The process ----------------------------------------------------------------------------------------------- */
+/* ---- The process ---- */
 
 /* Install the SIGBUS handler that turns vanished guest memory into VHOSTFS_EVENT_MEMORY_GONE. Idempotent. */
 int vhostfs_core_initialise(void);

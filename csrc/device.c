@@ -148,8 +148,7 @@ void vhostfs_device_next_event(vhostfs_device *device, struct vhostfs_event *eve
     events_take(&device->events, event);
 }
 
-/* ---- Memory
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Memory ---- */
 
 /* Takes over the caller's reference. */
 static int publish_memory(struct vhostfs_device *device, int error, struct memory_table *table)
@@ -192,8 +191,7 @@ int vhostfs_memory_log(vhostfs_device *device, int fd, uint64_t size, uint64_t o
     return dirty_log_set(&device->log, fd, size, offset);
 }
 
-/* ---- Rings
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- Rings ---- */
 
 /* The queue of an index, made when it is first spoken of. */
 static int find_queue(struct vhostfs_device *device, uint32_t index, struct queue **queue)
@@ -280,8 +278,7 @@ int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base)
     return 0;
 }
 
-/* ---- Mounts
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Mounts ---- */
 
 int vhostfs_device_mount_passthrough(vhostfs_device *device, uint16_t mount,
                                      const struct vhostfs_passthrough_options *options)

@@ -43,8 +43,8 @@ void epoch_enter(struct epoch_domain *domain, struct epoch_reader *reader)
 {
     uint64_t now = atomic_load_explicit(&domain->current, memory_order_acquire);
     atomic_store_explicit(&reader->entered, now, memory_order_relaxed);
-    /* Barrier "seen before used", pairs with the one in epoch_retire: our entry is visible before we follow any
-     * pointer, or we do not see the retired object at all. */
+    /* Barrier "seen before used", pairs with the one in epoch_retire: our entry is visible before we follow
+     * any pointer, or we do not see the retired object at all. */
     atomic_thread_fence(memory_order_seq_cst);
 }
 

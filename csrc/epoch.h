@@ -1,8 +1,9 @@
 /* Epochs: what one thread takes out of a table is freed only when no other can still be looking at it.
  *
- * A reader (a queue thread, a pool thread) enters once per batch of requests and leaves before it sleeps; in between it may
- * use any node or handle that it finds, without a lock and without writing to memory that others read. Who unlinks
- * an object retires it; its release function runs when every reader that was inside at that time has left.
+ * A reader (a queue thread, a pool thread) enters once per batch of requests and leaves before it sleeps; in
+ * between it may use any node or handle that it finds, without a lock and without writing to memory that
+ * others read. Who unlinks an object retires it; its release function runs when every reader that was inside
+ * at that time has left.
  */
 #pragma once
 #include <pthread.h>
@@ -15,7 +16,8 @@
 struct epoch_retired {
     struct epoch_retired *next;
     uint64_t epoch;
-    /* Frees the object; runs without any lock, on whichever thread reclaims. False: still pinned, ask again later. */
+    /* Frees the object; runs without any lock, on whichever thread reclaims. False: still pinned, ask again
+     * later. */
     bool (*release)(struct epoch_retired *retired);
 };
 

@@ -7,7 +7,8 @@
 
 #define FUSE_KERNEL_VERSION 7
 #define FUSE_KERNEL_MINOR_VERSION 45
-#define FUSE_MINIMUM_MINOR 27 /* the oldest we speak to: no structure that we use has changed its size since */
+#define FUSE_MINIMUM_MINOR                                                                                   \
+    27 /* the oldest we speak to: no structure that we use has changed its size since */
 #define FUSE_ROOT_ID 1
 
 enum fuse_opcode {

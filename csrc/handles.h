@@ -39,8 +39,7 @@ struct handle {
     struct directory_stream stream;
 };
 
-/* Make a handle that owns fd (closed on failure too). The fh in *fh; 0 or a negative errno (ENFILE, ENOMEM).
- */
+/* Make a handle that owns fd (closed on failure too). The fh in *fh; 0 or a negative errno (ENFILE, ENOMEM). */
 int handle_create(struct request *request, int fd, enum handle_kind kind, int flags, uint64_t nodeid,
                   uint64_t *fh);
 /* The handle of an fh, held for the request. NULL: closed, invented or of the other kind; answer EBADF. */

@@ -357,8 +357,7 @@ void node_table_end(struct node_table *table)
                  !atomic_compare_exchange_weak(&node->references, &references, dead));
         if ((references & NODE_DEAD) != 0)
             continue;
-        /* Names go first: two directories that were moved below one another would keep each other for ever.
-         */
+        /* Names go first: two directories that were moved below one another would keep each other for ever. */
         node_drop_name(node);
         bury(node);
     }

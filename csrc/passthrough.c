@@ -96,8 +96,7 @@ static void destroy(struct filesystem *filesystem)
 _Static_assert(offsetof(struct passthrough, filesystem) == 0,
                "a mount starts with what the session knows of it");
 
-/* Whether this process may open by file handle on the share's file system: asked by doing it with the root.
- */
+/* Whether this process may open by file handle on the share's file system: asked by doing it with the root. */
 static bool probe_file_handles(int root_fd)
 {
     int mount_fd = openat(root_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -86,8 +86,7 @@ static int may_open(const struct passthrough *share, uint32_t type, uint32_t gue
     return changes && passthrough_option(share, VHOSTFS_PASSTHROUGH_READ_ONLY) ? -EROFS : 0;
 }
 
-/* Without sleeping where that can be: a lease that the host's programs hold is waited for on the pool only.
- */
+/* Without sleeping where that can be: a lease that the host's programs hold is waited for on the pool only. */
 static int open_once(struct request *request, struct node *node, int node_fd, int flags)
 {
     if (!request->on_pool)

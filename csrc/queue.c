@@ -46,8 +46,7 @@ struct batch {
     struct returned chains[BATCH_RETURNS];
 };
 
-/* ---- Telling
- * -------------------------------------------------------------------------------------------------- */
+/* ---- Telling ---- */
 
 /* Not under a lock that the control thread takes: an eventfd that is full makes its writer wait. */
 static void signal_descriptor(int fd, bool is_socket)
@@ -127,8 +126,7 @@ static bool still_mapped(struct queue *queue)
     return false;
 }
 
-/* ---- Settings
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Settings ---- */
 
 /* Put the ring where the settings have it; under used_lock. Takes over the reference to the memory. */
 static void place_ring(struct queue *queue, const struct queue_settings *settings,
@@ -185,8 +183,7 @@ static void apply_settings(struct queue *queue)
         virtqueue_disable_notifications(&queue->ring);
 }
 
-/* ---- Requests
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Requests ---- */
 
 /* Show the driver what was returned, and call it where it asks for that; the used side is taken once. */
 static void flush(struct queue *queue, struct batch *batch)
@@ -318,8 +315,7 @@ void queue_complete(struct request *request, int32_t result)
     pthread_mutex_unlock(&queue->used_lock);
 }
 
-/* ---- Sleeping
- * ------------------------------------------------------------------------------------------------- */
+/* ---- Sleeping ---- */
 
 static uint64_t now(void)
 {
@@ -414,8 +410,7 @@ static void idle(struct queue *queue)
     virtqueue_disable_notifications(&queue->ring);
 }
 
-/* ---- The thread
- * ----------------------------------------------------------------------------------------------- */
+/* ---- The thread ---- */
 
 static void serve(struct queue *queue)
 {

@@ -99,8 +99,7 @@ bool queue_may_run(const struct queue_settings *settings)
     return enabled && settings->started && settings->has_addresses && settings->size > 0;
 }
 
-/* ---- The thread's life
- * ---------------------------------------------------------------------------------------- */
+/* ---- The thread's life ---- */
 
 static void wake(struct queue *queue)
 {
@@ -213,8 +212,7 @@ uint32_t queue_finish(struct queue *queue)
     return queue->settings.base;
 }
 
-/* ---- The settings
- * --------------------------------------------------------------------------------------------- */
+/* ---- The settings ---- */
 
 /* End a thread that only waits for its ring to be enabled; a front-end may set a ring up anew without
  * stopping it. */

@@ -198,7 +198,8 @@ int request_data_vectors(const struct request *request, size_t size, struct iove
     /* in.len bounds the request, however much the chain holds behind it. */
     if (size > request->in.len - request->readable_position)
         return -EIO;
-    return slice(request->chain.readable, request->chain.readable_count, request->readable_position, size, vector);
+    return slice(request->chain.readable, request->chain.readable_count, request->readable_position, size,
+                 vector);
 }
 
 bool request_supplementary_group(const struct request *request, uint32_t *group)
@@ -282,6 +283,6 @@ int reply_vectors(const struct request *request, size_t offset, size_t size, str
     size_t room = reply_room(request);
     if (offset > room || size > room - offset)
         return -EIO;
-    return slice(request->chain.writable, request->chain.writable_count, sizeof(struct fuse_out_header) + offset,
-                 size, vector);
+    return slice(request->chain.writable, request->chain.writable_count,
+                 sizeof(struct fuse_out_header) + offset, size, vector);
 }

@@ -1,7 +1,8 @@
 /* One FUSE request: a cursor over what the guest sent, and the place for the reply.
  *
- * The header and the arguments are copied out of guest memory once, before anything looks at them; only file data stays
- * there and is handed to preadv2 and pwritev2 as vectors. A file system sees requests, never descriptors.
+ * The header and the arguments are copied out of guest memory once, before anything looks at them; only file
+ * data stays there and is handed to preadv2 and pwritev2 as vectors. A file system sees requests, never
+ * descriptors.
  */
 #pragma once
 #include "fuse_wire.h"
@@ -19,7 +20,8 @@ struct epoch_reader;
 struct memory_table;
 struct queue;
 
-/* Most vectors a chain may have each way, after neighbours are merged; IOV_MAX, so that one preadv2 takes them. */
+/* Most vectors a chain may have each way, after neighbours are merged; IOV_MAX, so that one preadv2 takes
+ * them. */
 #define CHAIN_VECTORS 1024
 
 /* A descriptor chain, translated to host addresses. */
@@ -37,12 +39,13 @@ struct chain {
 /* Most bytes of header and arguments: SETXATTR's value of 64 KiB with its name, rounded up. */
 #define REQUEST_ARGUMENTS_SIZE (72 * 1024)
 
-/* An operation returns the size of the reply's payload, which it has stored by the reply_ functions; or a negative
- * errno; or one of these. */
-#define REQUEST_WOULD_SLEEP INT32_MIN      /* nothing was done yet: call again where request_may_sleep is true */
-#define REQUEST_NO_REPLY (INT32_MIN + 1)   /* FORGET and its like: the chain is returned empty */
+/* An operation returns the size of the reply's payload, which it has stored by the reply_ functions; or a
+ * negative errno; or one of these. */
+#define REQUEST_WOULD_SLEEP INT32_MIN /* nothing was done yet: call again where request_may_sleep is true */
+#define REQUEST_NO_REPLY (INT32_MIN + 1) /* FORGET and its like: the chain is returned empty */
 #define REQUEST_NO_DESCRIPTORS                                                                               \
-    (INT32_MIN + 2) /* EMFILE or ENFILE before anything was done: called again, once, if some can be given up */
+    (INT32_MIN +                                                                                             \
+     2) /* EMFILE or ENFILE before anything was done: called again, once, if some can be given up */
 
 typedef int32_t operation(struct request *request);
 
@@ -70,10 +73,12 @@ struct request {
     struct request *next; /* in the pool's list */
 };
 
-/* Take a chain and copy its header and arguments into `buffer` (REQUEST_ARGUMENTS_SIZE + 40 bytes, 8-byte aligned).
- * 0; or -EIO for a header or length that cannot be right, in which case request_finish may still answer. */
+/* Take a chain and copy its header and arguments into `buffer` (REQUEST_ARGUMENTS_SIZE + 40 bytes, 8-byte
+ * aligned). 0; or -EIO for a header or length that cannot be right, in which case request_finish may still
+ * answer. */
 int request_begin(struct request *request, uint8_t *buffer);
-/* Write the reply's header for an operation's result and set used_length: out.len where a reply fits, else 0. */
+/* Write the reply's header for an operation's result and set used_length: out.len where a reply fits, else 0.
+ */
 void request_finish(struct request *request, int32_t result);
 /* Copy a request, with vectors and arguments, to the heap, for the pool. NULL: no memory. */
 struct request *request_detach(const struct request *request);
@@ -88,18 +93,21 @@ const void *request_argument(struct request *request, size_t size);
 const char *request_string(struct request *request);
 /* Bytes of arguments not yet taken. */
 size_t request_left(const struct request *request);
-/* Vectors over the next `size` bytes of uncopied data (WRITE). Count in `vector` (CHAIN_VECTORS), or -EIO: too few. */
+/* Vectors over the next `size` bytes of uncopied data (WRITE). Count in `vector` (CHAIN_VECTORS), or -EIO:
+ * too few. */
 int request_data_vectors(const struct request *request, size_t size, struct iovec *vector);
 /* The supplementary group of the caller that came as an extension (CREATE_SUPP_GROUP). False: none. */
 bool request_supplementary_group(const struct request *request, uint32_t *group);
 
-/* Make a request that did nothing yet fit to be called again, in a new epoch: what was retired before is released. */
+/* Make a request that did nothing yet fit to be called again, in a new epoch: what was retired before is
+ * released. */
 void request_again(struct request *request);
 
-/* True on a pool thread, which from then on holds nodes and handles by their pins alone; false on a queue thread: return
- * REQUEST_WOULD_SLEEP. Nothing may be looked up in a table after it has said true. */
+/* True on a pool thread, which from then on holds nodes and handles by their pins alone; false on a queue
+ * thread: return REQUEST_WOULD_SLEEP. Nothing may be looked up in a table after it has said true. */
 bool request_may_sleep(struct request *request);
-/* Keep an object beyond the epoch: counts `pins` up where the request runs on the pool, down again when it ends. */
+/* Keep an object beyond the epoch: counts `pins` up where the request runs on the pool, down again when it
+ * ends. */
 void request_pin(struct request *request, _Atomic uint32_t *pins);
 
 /* ---- For operations: the reply ---- */
@@ -110,5 +118,6 @@ size_t reply_room(const struct request *request);
 int32_t reply_bytes(struct request *request, const void *payload, size_t size);
 /* Store bytes at an offset into the payload. False: they do not fit. */
 bool reply_at(struct request *request, size_t offset, const void *bytes, size_t size);
-/* Vectors over the first `size` bytes of payload room from `offset` on. Count in `vector` (CHAIN_VECTORS); -EIO: no room. */
+/* Vectors over the first `size` bytes of payload room from `offset` on. Count in `vector` (CHAIN_VECTORS);
+ * -EIO: no room. */
 int reply_vectors(const struct request *request, size_t offset, size_t size, struct iovec *vector);

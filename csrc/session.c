@@ -106,7 +106,8 @@ static int32_t answer_init(struct session *session, struct request *request)
     struct fuse_init_out out = {
         .major = FUSE_KERNEL_VERSION,
         .minor = FUSE_KERNEL_MINOR_VERSION,
-        .max_readahead = in.max_readahead < options->max_readahead ? in.max_readahead : options->max_readahead,
+        .max_readahead =
+            in.max_readahead < options->max_readahead ? in.max_readahead : options->max_readahead,
         .flags = (uint32_t)flags,
         .flags2 = (uint32_t)(flags >> 32),
         .max_background = options->max_background,
@@ -125,7 +126,8 @@ static int32_t answer_init(struct session *session, struct request *request)
     return result;
 }
 
-/* Call an operation; once more where the process had no descriptor left and the file system could do without some. */
+/* Call an operation; once more where the process had no descriptor left and the file system could do without
+ * some. */
 static int32_t call(struct request *request, operation *answer)
 {
     struct filesystem *filesystem = request->filesystem;

@@ -8,8 +8,10 @@
 
 /* A native file system, embedded at the start of its own state. */
 struct filesystem {
-    operation *const *operations; /* FUSE_OPCODES of them; NULL answers ENOSYS. Called from several threads at once */
-    /* A session begins with these negotiated INIT flags. A hostile guest may have requests under way even so. */
+    operation *const
+        *operations; /* FUSE_OPCODES of them; NULL answers ENOSYS. Called from several threads at once */
+    /* A session begins with these negotiated INIT flags. A hostile guest may have requests under way even so.
+     */
     void (*begin)(struct filesystem *filesystem, uint64_t flags);
     /* Give up descriptors that can be opened again. False: there are none. May be NULL. */
     bool (*relieve)(struct filesystem *filesystem);
@@ -32,7 +34,8 @@ struct session {
 
 void session_init(struct session *session, const struct vhostfs_session_options *options);
 void session_destroy(struct session *session);
-/* Owns the file system from then on. -EBUSY where the place is taken, -EINVAL where the number is too large. */
+/* Owns the file system from then on. -EBUSY where the place is taken, -EINVAL where the number is too large.
+ */
 int session_mount(struct session *session, uint16_t mount, struct filesystem *filesystem);
 /* End the session, if one runs: nodes and handles are dropped. The next request but INIT answers EIO. */
 void session_end(struct session *session);

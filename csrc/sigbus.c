@@ -86,8 +86,7 @@ static void hand_on(int number, siginfo_t *info, void *context)
     }
     if (previous.sa_handler == SIG_IGN && info->si_code <= 0)
         return;
-    /* The default action: when this handler returns, the fault happens again or the signal is raised again.
-     */
+    /* The default action: when this handler returns, the fault happens again or the signal is raised again. */
     signal(SIGBUS, SIG_DFL);
     if (info->si_code <= 0)
         raise(SIGBUS);

@@ -85,8 +85,7 @@ void virtqueue_log_used(struct virtqueue *queue, size_t offset, size_t size)
     dirty_log_mark(queue->memory->log, address + offset, size);
 }
 
-/* ---- Chains
- * --------------------------------------------------------------------------------------------------- */
+/* ---- Chains ---- */
 
 void chain_walk_begin(struct chain_walk *walk, struct virtqueue *queue, struct chain *chain)
 {
@@ -113,8 +112,7 @@ static bool add_vector(struct iovec *vectors, uint32_t *count, uint8_t *host, si
     return true;
 }
 
-/* Add guest-physical bytes, piece by piece where they straddle regions. False: unmapped, or too many pieces.
- */
+/* Add guest-physical bytes, piece by piece where they straddle regions. False: unmapped, or too many pieces. */
 static bool add_guest_bytes(struct chain_walk *walk, uint64_t address, uint32_t length, bool writable)
 {
     struct chain *chain = walk->chain;

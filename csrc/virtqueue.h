@@ -117,8 +117,7 @@ void virtqueue_unpop(struct virtqueue *queue);
 bool virtqueue_has(struct virtqueue *queue);
 /* True where many chains are known to wait, so that returning them together costs the driver no time. */
 bool virtqueue_crowded(const struct virtqueue *queue);
-/* Ask the driver for notifications, or ask it for none. The first returns true where chains came in between.
- */
+/* Ask the driver for notifications, or ask it for none. The first returns true where chains came in between. */
 bool virtqueue_enable_notifications(struct virtqueue *queue);
 void virtqueue_disable_notifications(struct virtqueue *queue);
 

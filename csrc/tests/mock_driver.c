@@ -12,8 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* ---- The file system
- * ------------------------------------------------------------------------------------------ */
+/* ---- The file system ---- */
 
 static _Atomic uint32_t sleeping;
 static sem_t wake_one;
@@ -118,8 +117,7 @@ void mock_wake(void)
     sem_post(&wake_one);
 }
 
-/* ---- The guest
- * ------------------------------------------------------------------------------------------------ */
+/* ---- The guest ---- */
 
 struct vhostfs_region guest_region(const struct guest *guest, uint64_t offset, uint64_t size)
 {
@@ -195,8 +193,7 @@ struct vhostfs_event guest_event_of(struct guest *guest, enum vhostfs_event_kind
     return event;
 }
 
-/* ---- The driver
- * ----------------------------------------------------------------------------------------------- */
+/* ---- The driver ---- */
 
 struct split_available {
     uint16_t flags;

@@ -19,8 +19,7 @@ void twin_create(struct twin *twin, const struct vhostfs_passthrough_options *op
 void twin_begin(struct twin *twin, uint64_t flags);
 void twin_destroy(struct twin *twin);
 
-/* The path of a name in the share as the host sees it, or in its twin; good until the next call of the same.
- */
+/* The path of a name in the share as the host sees it, or in its twin; good until the next call of the same. */
 const char *twin_share(struct twin *twin, const char *name);
 const char *twin_plain(struct twin *twin, const char *name);
 
