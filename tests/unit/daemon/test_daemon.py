@@ -45,7 +45,7 @@ def test_a_signal_ends_the_daemon_and_its_socket(
         assert read_file(socket) == b"content"
         assert daemon.stop(number) == 0
         assert not socket.exists()
-    assert "Traceback" not in daemon.log
+    assert "Traceback" not in daemon.log()
 
 
 def test_the_daemon_ends_while_a_guest_is_at_work(run: RunDaemon, socket: Path) -> None:
@@ -61,7 +61,7 @@ def test_when_a_front_end_goes_the_next_one_finds_a_clean_device(run: RunDaemon,
         for _ in range(3):
             assert read_file(socket) == b"content"
         assert daemon.stop() == 0
-    assert daemon.log.count("a front-end connected") == 3
+    assert daemon.log().count("a front-end connected") == 3
 
 
 def open_descriptors(process: int) -> int:
@@ -109,8 +109,8 @@ def test_what_a_front_end_says_wrong_costs_its_connection_and_one_line(run: RunD
             frontend.socket.wait_for_end()
         assert read_file(socket) == b"content"
         assert daemon.stop() == 0
-    assert sum(" ERROR " in line for line in daemon.log.splitlines()) == 1
-    assert "Traceback" not in daemon.log
+    assert sum(" ERROR " in line for line in daemon.log().splitlines()) == 1
+    assert "Traceback" not in daemon.log()
 
 
 def test_one_daemon_serves_many_devices_each_for_itself(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_events_are_json_where_asked(run: RunDaemon, socket: Path) -> None:
     with run("--log-format=json") as daemon:
         assert read_file(socket) == b"content"
         assert daemon.stop() == 0
-    messages = [json.loads(line)["message"] for line in daemon.log.splitlines()]
+    messages = [json.loads(line)["message"] for line in daemon.log().splitlines()]
     assert messages[0] == READY
     assert "ending: SIGTERM" in messages
     assert messages[-1] == "ended"
@@ -252,7 +252,7 @@ def test_events_are_json_where_asked(run: RunDaemon, socket: Path) -> None:
 def test_launchers_hear_that_it_is_ready_although_nothing_is_logged(run: RunDaemon) -> None:
     with run("--log-level=off") as daemon:
         assert daemon.stop() == 0
-    assert len(daemon.log.splitlines()) == 1
+    assert len(daemon.log().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_device_that_fails_leaves_the_others_running(tmp_path: Path, share: Pa
         assert read_file(tmp_path / "works") == b"content"
         assert not (tmp_path / "fails").exists()
         assert daemon.stop() == 1
-    assert "RuntimeError: a fault of our own" in daemon.log
+    assert "RuntimeError: a fault of our own" in daemon.log()
 
 
 WATCHED = """
@@ -327,7 +327,7 @@ def test_locked_in_nothing_is_imported_or_opened_by_name(share: Path, socket: Pa
             frontend.socket.wait_for_end()
         assert read_file(socket) == b"content"
         assert daemon.stop() == 0
-    assert [line for line in daemon.log.splitlines() if "forbidden" in line] == []
+    assert [line for line in daemon.log().splitlines() if "forbidden" in line] == []
 
 
 AS_A_USER = f"""
