@@ -23,7 +23,7 @@ MOUNT_DESCRIPTORS_MINIMUM: Final = 16
 """Fewest descriptors that the nodes of a mount can do with."""
 
 POOL_THREADS: Final = 64
-"""Most threads of a device for requests that wait, unless told otherwise."""
+"""Most threads of a device for requests that wait for a disk, unless told otherwise."""
 
 DAY: Final = 86_400.0
 

@@ -35,7 +35,7 @@ needs_root = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("sandbox", ["namespace", "chroot", "none"])
+@pytest.mark.parametrize("sandbox", ["namespace", pytest.param("chroot", marks=needs_root), "none"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_daemon_and_its_socket(
     run: RunDaemon, socket: Path, sandbox: str, number: int
