@@ -188,8 +188,10 @@ static int mount_descriptor(struct node_table *table, const struct node *node, i
     return found;
 }
 
-/* Make sure that the node can be opened by file handle later. */
-static bool have_file_handle(struct node_table *table, struct node *node, int fd)
+/* Make sure that the node, which is (directory_fd, path), can be opened by file handle later; fd is open on
+ * its mount. */
+static bool have_file_handle(struct node_table *table, struct node *node, int fd, int directory_fd,
+                             const char *path)
 {
     if (!table->share->file_handles || mount_descriptor(table, node, fd) < 0)
         return false;
@@ -200,7 +202,7 @@ static bool have_file_handle(struct node_table *table, struct node *node, int fd
         uint8_t bytes[MAX_HANDLE_SZ];
     } handle = {.head.handle_bytes = MAX_HANDLE_SZ};
     int mount_id;
-    if (name_to_handle_at(fd, "", &handle.head, &mount_id, AT_EMPTY_PATH) != 0)
+    if (name_to_handle_at(directory_fd, path, &handle.head, &mount_id, AT_EMPTY_PATH) != 0)
         return false;
     struct node_file_handle *kept = malloc(sizeof(*kept) + handle.head.handle_bytes);
     if (kept == NULL)
@@ -214,6 +216,14 @@ static bool have_file_handle(struct node_table *table, struct node *node, int fd
     return true;
 }
 
+void node_learn_file_handle(struct request *request, struct node *node, struct node *parent, const char *name)
+{
+    /* The parent's descriptor stands for the mount, so a node on another is left to its name. */
+    int fd = node->mount_id == parent->mount_id ? node_descriptor(request, parent) : -1;
+    if (fd >= 0)
+        (void)have_file_handle(node->table, node, fd, fd, name);
+}
+
 /* Whether a node that gives up its descriptor can be opened again: asked of the host, as a name may be out of
  * date and an unlinked file would be gone for good. */
 static bool can_be_found_again(struct node_table *table, struct node *node)
@@ -222,7 +232,7 @@ static bool can_be_found_again(struct node_table *table, struct node *node)
     if (fd < 0)
         return false;
     struct statx attributes;
-    if (have_file_handle(table, node, fd))
+    if (have_file_handle(table, node, fd, fd, ""))
         return statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &attributes) == 0 && attributes.stx_nlink > 0;
     const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
     if (name == NULL)

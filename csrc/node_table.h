@@ -151,6 +151,10 @@ void node_descriptors_destroy(struct node_table *table);
 /* Keep a descriptor (O_PATH, known to be the node's) as the node's own. Takes fd. The node's descriptor, or
  * -ENFILE. */
 int node_keep_descriptor(struct request *request, struct node *node, int fd);
+/* Note the file handle of (parent, name) as the node's, where the process may open by handle. One that is not
+ * the node's does no harm: what is opened is checked. */
+void node_learn_file_handle(struct request *request, struct node *node, struct node *parent,
+                            const char *name);
 /* The node is dead: who looks for descriptors to give up shall not find it any more. */
 void node_leave_clock(struct node *node);
 /* Close the node's descriptor; nobody can see the node any more. */

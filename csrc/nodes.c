@@ -101,11 +101,17 @@ static void fill_entry(const struct request *request, const struct node *node, c
 
 /* ---- Lookups ---- */
 
-/* A directory that the guest walks into is opened at once, so that the host may rename it; those that it only
- * lists wait. */
-static bool is_opened_at_once(const struct request *request, const struct node *node)
+/* What the guest looks up by itself, and does not only list, is to outlive the host's renames: it may have
+ * been mounted elsewhere (bind), or be somebody's working directory. A directory is opened, since it will be
+ * a parent; of others the file handle will do. */
+static void hold_on_to(struct request *request, struct node *node, struct node *parent, const char *name)
 {
-    return S_ISDIR(node->type) && request->in.opcode != FUSE_READDIRPLUS;
+    if (request->in.opcode == FUSE_READDIRPLUS)
+        return;
+    if (S_ISDIR(node->type))
+        node_descriptor(request, node); /* if not now, then later, by name */
+    else if (request->in.opcode == FUSE_LOOKUP)
+        node_learn_file_handle(request, node, parent, name);
 }
 
 int node_enter(struct request *request, struct node *parent, const char *name, const struct statx *attributes,
@@ -120,8 +126,8 @@ int node_enter(struct request *request, struct node *parent, const char *name, c
         node_forget(request, node_id(node), 1);
         return error;
     }
-    if (created && is_opened_at_once(request, node))
-        node_descriptor(request, node); /* if not now, then later, by name */
+    if (created)
+        hold_on_to(request, node, parent, name);
     fill_entry(request, node, parent, attributes, entry);
     return 0;
 }
