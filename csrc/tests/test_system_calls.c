@@ -124,7 +124,7 @@ static const struct cost {
     {"getattr", getattr, 1},
     {"lookup, known", lookup_known, 1},
     {"lookup, missing", lookup_missing, 1},
-    {"lookup of a new file, forget", lookup_new_file_and_forget, 1},
+    {"lookup of a new file, forget", lookup_new_file_and_forget, 2},
     {"lookup of a new directory, forget", lookup_new_directory_and_forget, 4},
     {"open, release", open_and_release, 2},
     {"chmod", chmod_file, 2},
