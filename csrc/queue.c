@@ -139,7 +139,7 @@ static void place_ring(struct queue *queue, const struct queue_settings *setting
     ring->at = *at;
     ring->event_index = (settings->features & VIRTIO_FEATURE_EVENT_INDEX) != 0;
     if (settings->fresh) {
-        ring->packed = (settings->features & VIRTIO_FEATURE_PACKED) != 0;
+        ring->packed = settings->packed;
         ring->size = settings->size;
         virtqueue_begin(ring, settings->base);
     }
@@ -159,6 +159,8 @@ static void apply_settings(struct queue *queue)
 
     struct virtqueue_addresses at;
     queue->running = false;
+    if (!settings.fresh) /* a ring under way keeps its layout, whatever features are set meanwhile */
+        settings.packed = queue->ring.packed;
     if (queue->broken || memory == NULL || !queue_may_run(&settings)) {
         memory_table_put(memory);
         return;

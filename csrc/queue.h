@@ -43,6 +43,7 @@ struct queue_settings {
     bool has_addresses;
     uint64_t features;
     bool has_features;
+    bool packed;          /* as the features have it */
     uint64_t descriptors; /* user addresses */
     uint64_t driver;
     uint64_t device;
@@ -130,6 +131,6 @@ enum queue_wake {
 
 void *queue_main(void *queue);
 bool queue_may_run(const struct queue_settings *settings);
-/* Host addresses of the ring. False: in no region, or not aligned. */
+/* Host addresses of the ring. False: in no region, not aligned, or of no size for its layout. */
 bool queue_translate(const struct queue_settings *settings, const struct memory_table *memory,
                      struct virtqueue_addresses *at);

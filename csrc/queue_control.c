@@ -82,8 +82,10 @@ bool queue_translate(const struct queue_settings *settings, const struct memory_
     size_t descriptors = 0;
     size_t driver = 0;
     size_t device = 0;
-    bool packed = (settings->features & VIRTIO_FEATURE_PACKED) != 0;
-    virtqueue_sizes(packed, settings->size > 0 ? settings->size : 1, &descriptors, &driver, &device);
+    if (!settings->packed && (settings->size & (settings->size - 1)) != 0)
+        return false; /* 2.7: a power of two */
+    virtqueue_sizes(settings->packed, settings->size > 0 ? settings->size : 1, &descriptors, &driver,
+                    &device);
     at->descriptors = memory_translate_user(memory, settings->descriptors, descriptors);
     at->driver = memory_translate_user(memory, settings->driver, driver);
     at->device = memory_translate_user(memory, settings->device, device);
@@ -226,8 +228,7 @@ static int make_idle(struct queue *queue)
 
 int queue_set_size(struct queue *queue, uint32_t size)
 {
-    bool packed = (queue->settings.features & VIRTIO_FEATURE_PACKED) != 0;
-    if (size == 0 || size > VIRTQUEUE_SIZE_MAX || (!packed && (size & (size - 1)) != 0))
+    if (size == 0 || size > VIRTQUEUE_SIZE_MAX || (!queue->settings.packed && (size & (size - 1)) != 0))
         return -EINVAL;
     if (size == queue->settings.size)
         return 0;
@@ -280,6 +281,7 @@ int queue_set_features(struct queue *queue, uint64_t features)
     pthread_mutex_lock(&queue->lock);
     queue->settings.features = features;
     queue->settings.has_features = true;
+    queue->settings.packed = (features & VIRTIO_FEATURE_PACKED) != 0;
     pthread_mutex_unlock(&queue->lock);
     return settings_changed(queue);
 }

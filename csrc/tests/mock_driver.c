@@ -507,10 +507,18 @@ void driver_await(struct driver *driver, uint16_t *id, uint32_t *length)
     }
 }
 
+/* What the pool answers is answered elsewhere: the device has memory mapped at addresses of its own, so
+ * ThreadSanitizer does not see that the driver stands between a reply of the pool and the queue thread's next
+ * one in the same place. */
+static uint32_t reply_offset(uint32_t opcode)
+{
+    return opcode == FUSE_FSYNC ? DRIVER_REPLY_AT + DRIVER_POOL_ROOM : DRIVER_REPLY_AT;
+}
+
 bool driver_request(struct driver *driver, uint32_t opcode, uint64_t nodeid, const void *body, size_t size,
                     uint32_t room)
 {
-    CHECK(size + sizeof(struct fuse_in_header) <= DRIVER_REPLY_AT && room <= DRIVER_SLOT - DRIVER_REPLY_AT);
+    CHECK(size + sizeof(struct fuse_in_header) <= DRIVER_REPLY_AT && room <= DRIVER_POOL_ROOM);
     uint32_t count = room > 0 ? 2 : 1;
     if (driver->free_count < count)
         return false;
@@ -523,7 +531,7 @@ bool driver_request(struct driver *driver, uint32_t opcode, uint64_t nodeid, con
         memcpy((uint8_t *)guest_at(driver->guest, slot) + sizeof(in), body, size);
     struct buffer buffers[2] = {
         {.address = slot, .length = in.len},
-        {.address = slot + DRIVER_REPLY_AT, .length = room, .writable = true},
+        {.address = slot + reply_offset(opcode), .length = room, .writable = true},
     };
     driver->unique_of[id] = driver->unique;
     driver->unique += 2;
@@ -532,8 +540,9 @@ bool driver_request(struct driver *driver, uint32_t opcode, uint64_t nodeid, con
 
 const struct fuse_out_header *driver_reply(const struct driver *driver, uint16_t id, uint32_t length)
 {
-    const struct fuse_out_header *out =
-        guest_at(driver->guest, driver->slots + (uint64_t)id * DRIVER_SLOT + DRIVER_REPLY_AT);
+    uint64_t slot = driver->slots + (uint64_t)id * DRIVER_SLOT;
+    const struct fuse_in_header *in = guest_at(driver->guest, slot);
+    const struct fuse_out_header *out = guest_at(driver->guest, slot + reply_offset(in->opcode));
     CHECK_EQUAL(out->len, length);
     CHECK_EQUAL(out->unique, driver->unique_of[id]);
     return out;
@@ -543,7 +552,7 @@ int32_t driver_call(struct driver *driver, uint32_t opcode, uint64_t nodeid, con
 {
     uint16_t id = 0;
     uint32_t length = 0;
-    CHECK(driver_request(driver, opcode, nodeid, body, size, DRIVER_SLOT - DRIVER_REPLY_AT));
+    CHECK(driver_request(driver, opcode, nodeid, body, size, DRIVER_POOL_ROOM));
     driver_kick(driver);
     driver_await(driver, &id, &length);
     return driver_reply(driver, id, length)->error;

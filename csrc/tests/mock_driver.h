@@ -89,6 +89,7 @@ struct driver {
 
 #define DRIVER_SLOT 8192
 #define DRIVER_REPLY_AT 4096
+#define DRIVER_POOL_ROOM 2048
 
 /* Set a ring up over the functions of core.h and enable it. The event index is on where the guest's features
  * say so. */

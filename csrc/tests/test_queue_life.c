@@ -330,6 +330,30 @@ static void a_ring_is_set_up_anew_without_having_been_stopped(void)
     guest_destroy(&guest);
 }
 
+static void a_ring_under_way_keeps_its_layout(void)
+{
+    /* A split ring at the very end of memory, which a packed one of the same size would not reach. */
+    begin(2, 0);
+    struct driver driver;
+    guest.allocated = guest.size - 4096;
+    uint64_t end = guest_allocate(&guest, 4096, 4096);
+    guest.allocated = 0;
+    attach(&driver, 1);
+    driver_init(&driver);
+    const uint64_t protocol = VHOST_USER_FEATURE_PROTOCOL;
+    CHECK_EQUAL(vhostfs_device_set_features(guest.device, protocol | VIRTIO_FEATURE_PACKED), 0);
+    CHECK_EQUAL(driver_call(&driver, FUSE_GETATTR, 1, NULL, 0), 0);
+    /* Four bytes at the end do for a packed ring's events, and not for a split ring's: it waits. */
+    uint64_t last = end + 4092 - GUEST_BASE + GUEST_USER;
+    CHECK_EQUAL(vhostfs_queue_set_addresses(guest.device, 1, 0, driver.descriptors - GUEST_BASE + GUEST_USER,
+                                            last, last, 0),
+                0);
+    eventfd_write(driver.kick, 1);
+    guest_event_of(&guest, VHOSTFS_EVENT_WARNING);
+    driver_destroy(&driver);
+    guest_destroy(&guest);
+}
+
 static void the_call_descriptor_is_replaced_while_requests_run(void)
 {
     begin(2, VIRTIO_FEATURE_EVENT_INDEX);
@@ -590,6 +614,7 @@ int main(void)
     PROMISE(a_kick_before_the_ring_is_enabled_is_not_lost);
     PROMISE(without_protocol_features_a_ring_needs_no_enabling);
     PROMISE(a_ring_is_set_up_anew_without_having_been_stopped);
+    PROMISE(a_ring_under_way_keeps_its_layout);
     PROMISE(the_call_descriptor_is_replaced_while_requests_run);
     PROMISE(a_full_call_socket_holds_up_nobody);
     PROMISE(a_ring_without_kick_descriptor_is_looked_at);
