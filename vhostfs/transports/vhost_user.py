@@ -17,6 +17,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import ERROR, INFO, WARNING
 from typing import Final
 
 import anyio
@@ -24,6 +25,7 @@ import anyio.to_thread
 from anyio.lowlevel import checkpoint
 
 from vhostfs.errors import ProtocolError
+from vhostfs.transports.journal import Journal
 from vhostfs.vhost_user.events import (
     Answer,
     BackchannelSet,
@@ -55,8 +57,6 @@ _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * _DESCRIPTOR_SIZE)
 _CREDENTIALS: Final = "=iII"
 """struct ucred: process, user, group."""
 _CREDENTIALS_SIZE: Final = struct.calcsize(_CREDENTIALS)
-_REMARK_LIMIT: Final = 100
-"""The most remarks that one connection may put into the log."""
 _ACCEPT_AGAIN: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _ACCEPT_PAUSE: Final = 0.5
 """Seconds to wait where a connection cannot be accepted for want of descriptors or memory."""
@@ -73,15 +73,16 @@ async def serve_device(
     where the listener fails.
     """
     listener.setblocking(False)
+    journal = Journal(logger, name)
     while True:
-        connection = await _accept(listener, name)
+        connection = await _accept(listener, journal)
         with connection:
-            await _Connection(connection, device, offer, name).serve()
+            await _Connection(connection, device, offer, journal).serve()
         if once:
             return
 
 
-async def _accept(listener: socket.socket, name: str) -> socket.socket:
+async def _accept(listener: socket.socket, journal: Journal) -> socket.socket:
     while True:
         await anyio.wait_readable(listener)
         try:
@@ -91,7 +92,7 @@ async def _accept(listener: socket.socket, name: str) -> socket.socket:
         except OSError as error:
             if error.errno not in _ACCEPT_AGAIN:
                 raise
-            logger.warning("%s: cannot accept a front-end now: %s", name, error.strerror)
+            journal.write(WARNING, f"cannot accept a front-end now: {error.strerror}")
             await anyio.sleep(_ACCEPT_PAUSE)
             continue
         connection.setblocking(False)
@@ -101,21 +102,20 @@ async def _accept(listener: socket.socket, name: str) -> socket.socket:
 class _Connection:
     """One front-end, from its first message until it is gone and the device is clean again."""
 
-    def __init__(self, connection: socket.socket, device: Device, offer: Offer, name: str) -> None:
+    def __init__(self, connection: socket.socket, device: Device, offer: Offer, journal: Journal) -> None:
         self._socket = connection
         self._device = device
-        self._name = name
+        self._journal = journal
         self._machine = Backend(offer)
         self._backchannel: int | None = None
         self._worker = anyio.CapacityLimiter(1)
-        self._remarks = 0
 
     async def serve(self) -> None:
         """Talk until the front-end leaves, breaks the protocol, or loses its memory."""
         process, user, _ = struct.unpack(
             _CREDENTIALS, self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS_SIZE)
         )
-        logger.info("%s: a front-end connected (process %d of user %d)", self._name, process, user)
+        self._journal.write(INFO, f"a front-end connected (process {process} of user {user})")
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch_device, group.cancel_scope)
@@ -141,12 +141,12 @@ class _Connection:
                 # A front-end that never pauses must not keep the other devices from theirs.
                 await checkpoint()
         except ProtocolError as error:
-            logger.error("%s: connection ended: %s", self._name, error)
+            self._journal.write(ERROR, f"connection ended: {error}")
         except OSError as error:
-            logger.error("%s: connection lost: %s", self._name, error.strerror)
+            self._journal.write(ERROR, f"connection lost: {error.strerror}")
         else:
             where = "" if self._machine.is_idle else " in the middle of a message"
-            logger.info("%s: the front-end left%s", self._name, where)
+            self._journal.write(INFO, f"the front-end left{where}")
 
     async def _handle(self, data: bytes, descriptors: list[int]) -> bytes:
         event = self._machine.receive(data, descriptors)
@@ -154,14 +154,14 @@ class _Connection:
             return b""
         if isinstance(event, Answer):
             if event.remark is not None:
-                self._remark(event.remark)
+                self._journal.write(WARNING, event.remark)
             return event.data
         try:
             value = await self._in_worker(self._carry_out, event)
         except OSError as error:
             reason = error.strerror or str(error)
             reply = self._machine.failed(event, reason)
-            self._remark(f"{_describe(event)} failed: {reason}")
+            self._journal.write(WARNING, f"{_describe(event)} failed: {reason}")
             return reply
         return self._machine.succeeded(event, value)
 
@@ -250,21 +250,14 @@ class _Connection:
         cause = "" if event.error is None else f" ({os.strerror(event.error)})"
         match event.kind:
             case DeviceEventKind.MEMORY_GONE:
-                logger.error("%s: connection ended: %s%s", self._name, event.text, cause)
+                self._journal.write(ERROR, f"connection ended: {event.text}{cause}")
             case DeviceEventKind.QUEUE_BROKEN:
-                logger.error("%s: %s%s", self._name, event.text, cause)
+                self._journal.write(ERROR, f"{event.text}{cause}")
             case DeviceEventKind.WARNING:
                 ring = "" if event.queue is None else f"ring {event.queue}: "
-                logger.warning("%s: %s%s%s", self._name, ring, event.text, cause)
+                self._journal.write(WARNING, f"{ring}{event.text}{cause}")
             case DeviceEventKind.SESSION:
-                logger.info("%s: %s", self._name, event.text)
-
-    def _remark(self, text: str) -> None:
-        self._remarks += 1
-        if self._remarks <= _REMARK_LIMIT:
-            logger.warning("%s: %s", self._name, text)
-        if self._remarks == _REMARK_LIMIT:
-            logger.warning("%s: further remarks about this connection are not logged", self._name)
+                self._journal.write(INFO, event.text)
 
     # Bytes and descriptors.
 

@@ -436,17 +436,3 @@ async def test_descriptors_that_do_not_fit_end_the_connection(
     await while_served(listener, device, talk)
     assert "descriptors were lost" in caplog.text
     assert {name for name in open_files() - before if "eventfd" in name} == set()
-
-
-async def test_remarks_about_one_connection_cannot_fill_the_log(
-    listener: socket.socket, device: FakeDevice, path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def talk() -> None:
-        with SocketFrontend(path) as frontend:
-            for _ in range(150):
-                frontend.send(struct.pack("=III", 99, 0x1, 0))
-            frontend.settle()
-
-    await while_served(listener, device, talk)
-    assert caplog.text.count("there is no such message") == 100
-    assert caplog.text.count("not logged") == 1
