@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.connections.served import Served, serving
 from tests.operations.shares import PEER, Mount, Shares
 
 pytest.register_assert_rewrite("tests.operations.twins")
@@ -41,7 +41,16 @@ def mount(shares: Shares) -> Iterator[Mount]:
         yield mount
 
 
+@pytest.fixture(scope="session")
+def daemon_of_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Provide a daemon that offers packed rings and four request queues."""
+    keys = "packed: true\n    request_queues: 4"
+    with serving(tmp_path_factory.mktemp("rings"), keys=keys) as served:
+        yield served
+
+
 @pytest.fixture
-def share_directory(mount: Mount) -> Path:
-    """Provide the mounted share as the host sees it."""
-    return mount.directory
+def served(daemon_of_run: Served) -> Iterator[Served]:
+    """Provide a daemon that must serve a new guest when the test is over."""
+    yield daemon_of_run
+    daemon_of_run.check()
