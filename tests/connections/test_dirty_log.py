@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.connections.served import CONTENT, Served, read_file
 from tests.frontend.frontend import Frontend, FrontendOptions
 from tests.frontend.memory import PAGE, SCATTERED
+from vhostfs.fuse_abi.opcodes import Opcode
+from vhostfs.fuse_abi.structures import GetattrIn
 
 
 def pages(frontend: Frontend) -> dict[int, bytes]:
@@ -67,3 +71,13 @@ def test_nothing_is_marked_when_the_log_is_off_again(served: Served) -> None:
         assert read_file(client) == CONTENT
         assert log.take_pages() == set()
         log.close()
+
+
+def test_a_log_that_vanishes_costs_the_connection_alone(served: Served) -> None:
+    with served.mounted() as (frontend, client):
+        log = frontend.start_logging()
+        mark = served.daemon.lines_said
+        os.ftruncate(log.descriptor, 0)
+        client.start(Opcode.GETATTR, 1, GetattrIn(), out_size=104)
+        frontend.socket.wait_for_end()
+        served.daemon.wait_for_line("vanished", after=mark)

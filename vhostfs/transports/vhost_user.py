@@ -16,7 +16,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import ERROR, INFO, WARNING
 from typing import Final
 
@@ -106,7 +106,8 @@ class _Connection:
         self._socket = connection
         self._device = device
         self._journal = journal
-        self._machine = Backend(offer)
+        self._unwanted: list[int] = []
+        self._machine = Backend(offer, self._unwanted.append)
         self._backchannel: int | None = None
         self._worker = anyio.CapacityLimiter(1)
 
@@ -128,7 +129,8 @@ class _Connection:
         self._machine.close()
         await self._in_worker(self._device.disconnect)
         if self._backchannel is not None:
-            os.close(self._backchannel)
+            self._unwanted.append(self._backchannel)
+        await self._close_unwanted()
         for event in self._device_events():
             self._report(event)
 
@@ -138,6 +140,7 @@ class _Connection:
                 reply = await self._handle(*received)
                 if reply:
                     await self._send(reply)
+                await self._close_unwanted()
                 # A front-end that never pauses must not keep the other devices from theirs.
                 await checkpoint()
         except ProtocolError as error:
@@ -191,7 +194,7 @@ class _Connection:
             case BackchannelSet(descriptor):
                 self._backchannel, old = descriptor, self._backchannel
                 if old is not None:
-                    os.close(old)
+                    self._unwanted.append(old)
             case QueueSizeSet(index, size, stop_first):
                 if stop_first:
                     device.stop_queue(index)
@@ -261,6 +264,13 @@ class _Connection:
 
     # Bytes and descriptors.
 
+    async def _close_unwanted(self) -> None:
+        """Close what the front-end sent and nobody took; a file of its choice may make even that wait."""
+        if self._unwanted:
+            unwanted = tuple(self._unwanted)
+            self._unwanted.clear()
+            await self._in_worker(_close, *unwanted)
+
     async def _receive(self, wanted: int) -> tuple[bytes, list[int]] | None:
         """Return up to `wanted` bytes and the descriptors with them; None when the front-end is gone."""
         while True:
@@ -275,8 +285,7 @@ class _Connection:
                 return None
             descriptors = _descriptors(ancillary)
             if flags & socket.MSG_CTRUNC:
-                for descriptor in descriptors:
-                    os.close(descriptor)
+                self._unwanted += descriptors
                 raise ProtocolError("descriptors were lost: the daemon has no room for more open files")
             if not data:
                 return None
@@ -304,7 +313,13 @@ def _closing(*descriptors: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for descriptor in descriptors:
+        _close(*descriptors)
+
+
+def _close(*descriptors: int) -> None:
+    """Close descriptors. Linux does that even where it reports an error, which is about the file's data."""
+    for descriptor in descriptors:
+        with suppress(OSError):
             os.close(descriptor)
 
 

@@ -31,7 +31,8 @@ class Offer:
 
     `queues` is what GET_QUEUE_NUM tells, `queue_limit` how many rings are served if a front-end
     addresses more. `config` is the configuration space, empty if CONFIG is not to be offered (it makes QEMU
-    7.1 to 8.0 crash, and only front-ends without a tag of their own need it).
+    7.1 to 8.0 crash, and only front-ends without a tag of their own need it). `memory_limit` bounds the
+    bytes of all regions: address space is what the devices of a daemon share.
     """
 
     queues: int
@@ -39,6 +40,7 @@ class Offer:
     config: bytes = b""
     packed: bool = False
     memory_slots: int = 509
+    memory_limit: int = 1 << 44
 
     def __post_init__(self) -> None:
         if not 1 <= self.queues <= self.queue_limit <= VRING_INDEX_MASK + 1:

@@ -500,6 +500,8 @@ class Backend:
             raise _RefusedError(f"the memory region {_describe(region)} leaves the address space", vital=True)
         if len(others) >= self.offer.memory_slots:
             raise _RefusedError(f"all {self.offer.memory_slots} memory slots are in use", vital=True)
+        if region.size + sum(other.size for other in others) > self.offer.memory_limit:
+            raise _RefusedError(f"guest memory exceeds {self.offer.memory_limit:#x} bytes", vital=True)
         for other in others:
             if region.guest_address < other.guest_end and other.guest_address < region.guest_end:
                 raise _RefusedError(
@@ -508,7 +510,7 @@ class Backend:
 
     def _set_log_base(self, payload: Payload, _header: Header) -> Event:
         assert isinstance(payload, LogArea)
-        if payload.size == 0 or payload.offset + payload.size > ADDRESS_SPACE:
+        if not 0 < payload.size <= self.offer.memory_limit or payload.offset + payload.size > ADDRESS_SPACE:
             raise ProtocolError(f"a dirty log of {payload.size} bytes at offset {payload.offset} cannot be")
         return LogSet(payload.size, payload.offset, self._message.take_one())
 

@@ -373,6 +373,18 @@ def test_there_are_as_many_slots_as_announced_and_no_more() -> None:
     assert number_of(answer, R.ADD_MEM_REG) == 1
 
 
+def test_one_guest_cannot_use_up_the_address_space_of_all() -> None:
+    conversation = Conversation(Offer(queues=2, queue_limit=4, memory_limit=3 << 20))
+    regions = [MemoryRegion(slot << 24, 1 << 20, slot << 24, 0) for slot in range(3)]
+    conversation.play([script.add(region) for region in regions])
+    more = SingleRegion(MemoryRegion(1 << 32, 0x1000, 1 << 32, 0))
+    assert (
+        number_of(conversation.send(R.ADD_MEM_REG, more, need_reply=True, descriptors=1), R.ADD_MEM_REG) == 1
+    )
+    with pytest.raises(ProtocolError, match="dirty log"):
+        conversation.send(R.SET_LOG_BASE, LogArea(4 << 20, 0), descriptors=1)
+
+
 @pytest.mark.parametrize("descriptors", [0, 1])
 def test_a_region_goes_by_its_addresses_whatever_offset_it_names(descriptors: int) -> None:
     conversation = Conversation(OFFER)
