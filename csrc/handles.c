@@ -155,6 +155,19 @@ struct handle *handle_find(struct request *request, uint64_t fh, enum handle_kin
     return handle;
 }
 
+int handle_any_descriptor(struct request *request, uint64_t nodeid)
+{
+    struct handle_table *table = passthrough_of(request)->handles;
+    uint32_t used = atomic_load_explicit(&table->used, memory_order_acquire);
+    for (uint32_t number = 1; number < used; number++) {
+        const struct handle *handle =
+            atomic_load_explicit(&slot_at(table, number)->handle, memory_order_acquire);
+        if (handle != NULL && handle->nodeid == nodeid)
+            return handle->fd;
+    }
+    return -1;
+}
+
 bool handle_close(struct request *request, uint64_t fh, enum handle_kind kind)
 {
     struct handle_table *table = passthrough_of(request)->handles;

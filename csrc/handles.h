@@ -46,3 +46,6 @@ int handle_create(struct request *request, int fd, enum handle_kind kind, int fl
 struct handle *handle_find(struct request *request, uint64_t fh, enum handle_kind kind);
 /* Close a handle: it is not found from now on; its fd is closed when nobody uses it. false: no such. */
 bool handle_close(struct request *request, uint64_t fh, enum handle_kind kind);
+/* The descriptor of any handle of a node, good until the epoch ends; -1: there is none. Looks at every
+ * handle. */
+int handle_any_descriptor(struct request *request, uint64_t nodeid);

@@ -105,16 +105,6 @@ static int publish_descriptor(struct node *node, int fd)
     return kept;
 }
 
-int node_keep_descriptor(struct request *request, struct node *node, int fd)
-{
-    int kept = publish_descriptor(node, fd);
-    if (kept == -ENFILE && node_evict(node->table, &request->session->epochs, EVICT_BATCH) > 0)
-        kept = publish_descriptor(node, fd);
-    if (kept != fd)
-        close(fd);
-    return kept;
-}
-
 static bool release_descriptor(struct epoch_retired *retired)
 {
     struct retired_descriptor *descriptor = (struct retired_descriptor *)(void *)retired;
@@ -129,6 +119,40 @@ static bool release_descriptor(struct epoch_retired *retired)
 
 _Static_assert(offsetof(struct retired_descriptor, retired) == 0,
                "a retired descriptor starts with what is retired");
+
+/* Close a descriptor of the node when nobody can be using it any more. */
+static void retire_descriptor(struct epoch_domain *epochs, struct retired_descriptor *descriptor,
+                              struct node *node, int fd)
+{
+    descriptor->fd = fd;
+    descriptor->node = node;
+    epoch_retire(epochs, &descriptor->retired, release_descriptor);
+}
+
+/* Use a descriptor for this request alone. */
+static int lend_descriptor(struct epoch_domain *epochs, struct node *node, int fd)
+{
+    struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
+    if (descriptor == NULL) {
+        close(fd);
+        return -ENOMEM;
+    }
+    retire_descriptor(epochs, descriptor, node, fd);
+    return fd;
+}
+
+int node_keep_descriptor(struct request *request, struct node *node, int fd)
+{
+    struct epoch_domain *epochs = &request->session->epochs;
+    int kept = publish_descriptor(node, fd);
+    if (kept == -ENFILE && node_evict(node->table, epochs, EVICT_BATCH) > 0)
+        kept = publish_descriptor(node, fd);
+    if (kept == -ENFILE)
+        return lend_descriptor(epochs, node, fd);
+    if (kept != fd)
+        close(fd);
+    return kept;
+}
 
 static bool give_up(struct node *node, struct epoch_domain *epochs)
 {
@@ -146,9 +170,7 @@ static bool give_up(struct node *node, struct epoch_domain *epochs)
         free(descriptor);
         return false;
     }
-    descriptor->fd = fd;
-    descriptor->node = node;
-    epoch_retire(epochs, &descriptor->retired, release_descriptor);
+    retire_descriptor(epochs, descriptor, node, fd);
     return true;
 }
 
@@ -265,6 +287,15 @@ bool node_table_relieve(struct node_table *table)
 
 /* ---- Opening ---- */
 
+/* The descriptor that the node has, if any; tells the clock that it is used. */
+static int present_descriptor(struct node *node)
+{
+    int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
+    if (fd >= 0 && !atomic_load_explicit(&node->recently, memory_order_relaxed))
+        atomic_store_explicit(&node->recently, true, memory_order_relaxed);
+    return fd;
+}
+
 /* Renames change a name on the host and then here: wait for those that are in between. */
 static void wait_for_renames(struct node_table *table)
 {
@@ -287,26 +318,37 @@ static void leave_epoch(struct request *request, bool entered)
         epoch_leave(&request->session->epochs, request->reader);
 }
 
-/* Keep what was opened, if it is the node. Takes fd. The node's descriptor, or -ESTALE, ... */
-static int keep_if_same(struct request *request, struct node *node, int fd)
+/* Whether an open descriptor is the node's file: 0, or -ESTALE, ... */
+static int check_same(const struct node *node, int fd)
 {
     struct statx attributes;
-    int error = 0;
     if (statx(fd, "", AT_EMPTY_PATH, NODE_STATX_MASK, &attributes) != 0)
-        error = -errno;
-    else if (!node_matches(node, &attributes))
-        error = -ESTALE;
+        return -errno;
+    return node_matches(node, &attributes) ? 0 : -ESTALE;
+}
+
+/* An O_PATH descriptor that the caller owns, if it is the node's. Takes fd, or a negative one with errno set.
+ */
+static int take_if_same(const struct node *node, int fd)
+{
+    if (fd < 0)
+        return errno == ENOENT || errno == ENOTDIR ? -ESTALE : node_open_error(errno);
+    int error = check_same(node, fd);
     if (error == 0)
-        return node_keep_descriptor(request, node, fd);
+        return fd;
     close(fd);
     return error;
 }
 
-static int open_by_file_handle(struct request *request, struct node *node)
+static int open_by_name(const struct node_name *name, int parent_fd)
 {
-    struct node_table *table = node->table;
+    return take_if_same(name->node, openat(parent_fd, name->name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+}
+
+static int open_by_file_handle(struct node *node)
+{
     const struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
-    int mount_fd = kept != NULL ? mount_descriptor(table, node, -1) : -1;
+    int mount_fd = kept != NULL ? mount_descriptor(node->table, node, -1) : -1;
     if (mount_fd < 0)
         return -ESTALE;
     struct {
@@ -314,76 +356,84 @@ static int open_by_file_handle(struct request *request, struct node *node)
         uint8_t bytes[MAX_HANDLE_SZ];
     } handle = {.head = {.handle_bytes = kept->size, .handle_type = kept->type}};
     memcpy(handle.head.f_handle, kept->bytes, kept->size);
-    int fd = open_by_handle_at(mount_fd, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    return fd >= 0 ? keep_if_same(request, node, fd) : node_open_error(errno);
+    return take_if_same(node, open_by_handle_at(mount_fd, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 }
 
-static int open_by_name(struct request *request, struct node *node)
-{
-    const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
-    int parent_fd = name != NULL ? atomic_load_explicit(&name->parent->fd, memory_order_acquire) : -1;
-    if (parent_fd < 0)
-        return -ESTALE;
-    int fd = openat(parent_fd, name->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    if (fd >= 0)
-        return keep_if_same(request, node, fd);
-    return errno == ENOENT || errno == ENOTDIR ? -ESTALE : node_open_error(errno);
-}
+/* The way to a node: the names of it and the directories above it, up to one that is open. */
+struct way {
+    uint32_t length;
+    int fd; /* of the directory above the last name; good inside the epoch */
+    const struct node_name *names[CLIMB_LIMIT];
+};
 
-/* Of a node and the directories above it, the one that can be opened now; NULL: the way is lost. */
-static struct node *nearest_openable(struct node *node, bool by_handle)
+static bool find_way(const struct node *node, struct way *way)
 {
-    for (uint32_t climbed = 0; climbed < CLIMB_LIMIT; climbed++) {
-        if (by_handle && atomic_load_explicit(&node->file_handle, memory_order_acquire) != NULL)
-            return node;
+    for (way->length = 0; way->length < CLIMB_LIMIT;) {
         const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
         if (name == NULL)
-            return NULL;
-        if (atomic_load_explicit(&name->parent->fd, memory_order_acquire) >= 0)
-            return node;
+            return false;
+        way->names[way->length++] = name;
         node = name->parent;
+        way->fd = present_descriptor(name->parent);
+        if (way->fd >= 0)
+            return true;
     }
-    return NULL;
+    return false;
 }
 
-/* Open the directories that lead to a node from the first that is open, then the node itself. */
-static int open_way(struct request *request, struct node *node, bool by_handle)
+/* Open what is on the way, the node last. The directories in between are kept where there is room, else
+ * closed again: they are not to push others out, nor to pile up until the epoch ends. A descriptor that the
+ * caller owns. */
+static int go_way(const struct way *way)
 {
-    for (uint32_t opened = 0; opened < CLIMB_LIMIT; opened++) {
-        int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
-        if (fd >= 0)
-            return fd;
-        struct node *next = nearest_openable(node, by_handle);
-        if (next == NULL)
-            return -ESTALE;
-        bool has_handle = by_handle && atomic_load(&next->file_handle) != NULL;
-        fd = has_handle ? open_by_file_handle(request, next) : open_by_name(request, next);
-        if (fd < 0 || next == node)
-            return fd;
+    int fd = way->fd;
+    bool ours = false;
+    for (uint32_t left = way->length; left > 0; left--) {
+        const struct node_name *name = way->names[left - 1];
+        int next = open_by_name(name, fd);
+        if (ours)
+            close(fd);
+        if (next < 0 || left == 1)
+            return next;
+        fd = publish_descriptor(name->node, next);
+        ours = fd < 0;
+        if (ours)
+            fd = next;
+        else if (fd != next)
+            close(next);
     }
     return -ESTALE;
 }
 
-static int open_descriptor(struct request *request, struct node *node)
+static int open_by_way(const struct node *node)
 {
-    bool by_handle = node->table->share->file_handles;
-    int fd = open_way(request, node, by_handle);
-    if (fd == -ESTALE && by_handle)
-        fd = open_way(request, node, false);
-    if (fd == -ESTALE) {
-        wait_for_renames(node->table);
-        fd = open_way(request, node, false);
-    }
-    return fd;
+    struct way way;
+    return find_way(node, &way) ? go_way(&way) : -ESTALE;
 }
 
-/* The descriptor that the node has, if any; tells the clock that it is used. */
-static int present_descriptor(struct node *node)
+/* A file that the guest has open is there, wherever its name went. */
+static int open_by_handle(struct request *request, const struct node *node)
 {
-    int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
-    if (fd >= 0 && !atomic_load_explicit(&node->recently, memory_order_relaxed))
-        atomic_store_explicit(&node->recently, true, memory_order_relaxed);
-    return fd;
+    int fd = handle_any_descriptor(request, node_id(node));
+    return fd >= 0 ? take_if_same(node, open(descriptor_path(fd).text, O_PATH | O_CLOEXEC)) : -ESTALE;
+}
+
+/* By the ways there are, the most certain first. */
+static int open_descriptor(struct request *request, struct node *node)
+{
+    int fd = open_by_file_handle(node);
+    if (fd == -ESTALE)
+        fd = open_by_way(node);
+    if (fd == -ESTALE) {
+        wait_for_renames(node->table);
+        int present = present_descriptor(node);
+        if (present >= 0)
+            return present;
+        fd = open_by_way(node);
+    }
+    if (fd == -ESTALE)
+        fd = open_by_handle(request, node);
+    return fd >= 0 ? node_keep_descriptor(request, node, fd) : fd;
 }
 
 int node_descriptor(struct request *request, struct node *node)

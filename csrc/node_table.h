@@ -148,8 +148,8 @@ int node_descriptors_init(struct node_table *table);
 /* The session has ended: close what was kept for the mounts. */
 void node_descriptors_end(struct node_table *table);
 void node_descriptors_destroy(struct node_table *table);
-/* Keep a descriptor (O_PATH, known to be the node's) as the node's own. Takes fd. The node's descriptor, or
- * -ENFILE. */
+/* Keep a descriptor (O_PATH, known to be the node's) as the node's own, or, without room, for this request
+ * alone. Takes fd. A descriptor that is good for the request; -ESTALE: the node died; -ENOMEM. */
 int node_keep_descriptor(struct request *request, struct node *node, int fd);
 /* Note the file handle of (parent, name) as the node's, where the process may open by handle. One that is not
  * the node's does no harm: what is opened is checked. */

@@ -143,9 +143,11 @@ int node_enter_opened(struct request *request, struct node *parent, const char *
         return -ENOMEM;
     }
     int error = name != NULL ? node_set_name(node, parent, name) : 0;
-    int kept = fd >= 0 ? node_keep_descriptor(request, node, fd) : -1;
-    if (error == 0 && kept < 0 && name == NULL)
-        error = kept;
+    if (fd >= 0)
+        node_keep_descriptor(request, node, fd);
+    /* Without a name, nothing else leads there. */
+    if (name == NULL && atomic_load_explicit(&node->fd, memory_order_acquire) < 0)
+        error = -ENFILE;
     if (error != 0) {
         node_forget(request, node_id(node), 1);
         return error;

@@ -384,6 +384,8 @@ int32_t passthrough_create_file(struct request *request)
     struct place place;
     if (in == NULL || !has_room(request, sizeof(struct created)))
         return -EIO;
+    if ((in->flags & O_ACCMODE) == O_ACCMODE)
+        return -EINVAL;
     int error = take_place(request, -EISDIR, &place);
     if (error != 0)
         return error;

@@ -257,8 +257,97 @@ static void also_when_sessions_end_in_between(void)
     race(16, true, true, true);
 }
 
+/* ---- Guests that keep the rules ---- */
+
+#define LEVELS 24
+#define VISITS 1500
+
+static uint64_t way_down[THREADS][LEVELS];
+static _Atomic bool stop_renaming;
+
+static void *visit(void *argument)
+{
+    struct player *player = argument;
+    loopback_attach(&loopback, &player->guest);
+    for (unsigned int i = 0; i < VISITS; i++) {
+        uint64_t nodeid = way_down[draw(player, THREADS)][draw(player, LEVELS)];
+        struct fuse_attr attributes;
+        uint64_t fh;
+        CHECK_EQUAL(loopback_getattr(&player->guest, nodeid, &attributes), 0);
+        CHECK_EQUAL(loopback_opendir(&player->guest, nodeid, &fh), 0);
+        CHECK_EQUAL(loopback_releasedir(&player->guest, nodeid, fh), 0);
+    }
+    loopback_detach(&player->guest);
+    return NULL;
+}
+
+static void *rename_about(void *argument)
+{
+    struct player *player = argument;
+    loopback_attach(&loopback, &player->guest);
+    bool there = false;
+    while (!atomic_load(&stop_renaming)) {
+        const char *from = there ? "moved" : "d";
+        const char *to = there ? "d" : "moved";
+        CHECK_EQUAL(loopback_rename(&player->guest, way_down[0][2], from, way_down[0][2], to, 0), 0);
+        there = !there;
+    }
+    loopback_detach(&player->guest);
+    return NULL;
+}
+
+static void visit_together(bool file_handles, bool renames)
+{
+    static struct player players[THREADS + 1];
+    struct vhostfs_passthrough_options options = loopback_options();
+    options.descriptor_budget = 16;
+    memset(players, 0, sizeof(players));
+    loopback_create(&loopback, &options, 0);
+    loopback.share->file_handles = file_handles && loopback.share->file_handles;
+    atomic_store(&stop_renaming, false);
+    struct loopback_thread guest;
+    loopback_attach(&loopback, &guest);
+    for (unsigned int i = 0; i < THREADS; i++) {
+        uint64_t parent = 1;
+        for (unsigned int level = 0; level < LEVELS; level++) {
+            char name[8];
+            struct fuse_entry_out entry;
+            snprintf(name, sizeof(name), level == 0 ? "d%u" : "d", i);
+            CHECK_EQUAL(loopback_mkdir(&guest, parent, name, 0700, &entry), 0);
+            parent = way_down[i][level] = entry.nodeid;
+        }
+    }
+    loopback_detach(&guest);
+    for (unsigned int i = 0; i <= THREADS; i++)
+        players[i].state = i + 1;
+    for (unsigned int i = 0; i < THREADS; i++)
+        CHECK_EQUAL(pthread_create(&players[i].thread, NULL, visit, &players[i]), 0);
+    if (renames)
+        CHECK_EQUAL(pthread_create(&players[THREADS].thread, NULL, rename_about, &players[THREADS]), 0);
+    for (unsigned int i = 0; i < THREADS; i++)
+        CHECK_EQUAL(pthread_join(players[i].thread, NULL), 0);
+    atomic_store(&stop_renaming, true);
+    if (renames)
+        CHECK_EQUAL(pthread_join(players[THREADS].thread, NULL), 0);
+    loopback_destroy(&loopback);
+}
+
+static void what_a_guest_knows_is_never_ESTALE_for_lack_of_descriptors(void)
+{
+    visit_together(false, false);
+    visit_together(true, false);
+}
+
+static void nor_because_it_is_being_renamed(void)
+{
+    visit_together(false, true);
+    visit_together(true, true);
+}
+
 int main(void)
 {
+    PROMISE(what_a_guest_knows_is_never_ESTALE_for_lack_of_descriptors);
+    PROMISE(nor_because_it_is_being_renamed);
     PROMISE(many_queues_share_the_nodes);
     PROMISE(also_when_descriptors_come_and_go);
     PROMISE(also_when_the_host_moves_everything);
