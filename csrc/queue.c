@@ -22,6 +22,9 @@
 /* Chains returned together when many wait, and requests between two looks at the settings. */
 #define BATCH_RETURNS 16
 #define BATCH_REQUESTS 64
+/* How long a returned chain may wait for others to be returned with it, looked at after every few of them. */
+#define BATCH_NANOSECONDS 50000
+#define BATCH_LOOKS 4
 /* How often a ring without a kick descriptor is looked at. */
 #define POLL_MILLISECONDS 1
 #define KICK_READS 16
@@ -43,8 +46,16 @@ struct returned {
 struct batch {
     uint32_t count;
     uint32_t limit;
+    uint64_t since; /* of the first; known where the limit is more than one */
     struct returned chains[BATCH_RETURNS];
 };
+
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000U + (uint64_t)time.tv_nsec;
+}
 
 /* ---- Telling ---- */
 
@@ -202,6 +213,18 @@ static void flush(struct queue *queue, struct batch *batch)
         signal_call(queue);
 }
 
+/* Return an answered chain, at once or with others. */
+static void stage(struct queue *queue, struct batch *batch, const struct request *request)
+{
+    batch->chains[batch->count++] = (struct returned){
+        .head = request->chain.head, .slots = request->chain.slots, .length = request->used_length};
+    if (batch->count == 1 && batch->limit > 1)
+        batch->since = now();
+    else if (batch->count >= batch->limit ||
+             (batch->count % BATCH_LOOKS == 0 && now() - batch->since > BATCH_NANOSECONDS))
+        flush(queue, batch);
+}
+
 /* Give a request that would sleep to the pool. 0, or the error to answer. */
 static int hand_over(struct queue *queue, const struct request *request)
 {
@@ -209,7 +232,8 @@ static int hand_over(struct queue *queue, const struct request *request)
     if (detached == NULL)
         return -ENOMEM;
     pthread_mutex_lock(&queue->used_lock);
-    queue->in_flight++;
+    queue->throttled = ++queue->in_flight >= QUEUE_IN_FLIGHT;
+    queue->wake_at_half = queue->throttled;
     pthread_mutex_unlock(&queue->used_lock);
     int error = pool_submit(queue->environment->pool, detached);
     if (error == 0)
@@ -277,18 +301,16 @@ static bool serve_batch(struct queue *queue)
         }
         if (batch.count == 0)
             batch.limit = virtqueue_crowded(ring) ? BATCH_RETURNS : 1;
-        if (!answer(queue, request, result == VIRTQUEUE_FAULTY))
-            continue;
-        batch.chains[batch.count++] = (struct returned){
-            .head = request->chain.head, .slots = request->chain.slots, .length = request->used_length};
-        if (batch.count >= batch.limit)
-            flush(queue, &batch);
+        if (answer(queue, request, result == VIRTQUEUE_FAULTY))
+            stage(queue, &batch, request);
+        else if (queue->throttled)
+            break;
     }
     flush(queue, &batch);
     epoch_leave(epochs, &queue->reader);
     if (still_mapped(queue) && result == VIRTQUEUE_BROKEN)
         break_ring(queue, EPROTO, ring->fault);
-    return result != VIRTQUEUE_EMPTY;
+    return result != VIRTQUEUE_EMPTY || queue->throttled;
 }
 
 void queue_complete(struct request *request, int32_t result)
@@ -311,6 +333,10 @@ void queue_complete(struct request *request, int32_t result)
         queue->repairs_returned = sigbus_repair_count();
         memory_vanished(queue);
     }
+    if (queue->wake_at_half && queue->in_flight <= QUEUE_IN_FLIGHT / 2) {
+        queue->wake_at_half = false;
+        eventfd_write(queue->wake_fd, 1);
+    }
     /* The last that is done here: from then on the queue may be gone. */
     if (--queue->in_flight == 0)
         pthread_cond_signal(&queue->answered);
@@ -318,13 +344,6 @@ void queue_complete(struct request *request, int32_t result)
 }
 
 /* ---- Sleeping ---- */
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000U + (uint64_t)time.tv_nsec;
-}
 
 static bool interrupted(const struct queue *queue)
 {
@@ -414,6 +433,17 @@ static void idle(struct queue *queue)
 
 /* ---- The thread ---- */
 
+/* True where so many requests are on the pool that no more are taken; the pool wakes us. */
+static bool still_throttled(struct queue *queue)
+{
+    if (!queue->throttled)
+        return false;
+    pthread_mutex_lock(&queue->used_lock);
+    queue->throttled = queue->wake_at_half;
+    pthread_mutex_unlock(&queue->used_lock);
+    return queue->throttled;
+}
+
 static void serve(struct queue *queue)
 {
     while (!atomic_load_explicit(&queue->stopping, memory_order_acquire)) {
@@ -422,7 +452,7 @@ static void serve(struct queue *queue)
         if (atomic_load_explicit(&queue->call_again, memory_order_relaxed) &&
             atomic_exchange_explicit(&queue->call_again, false, memory_order_acquire))
             signal_call(queue);
-        if (!queue->running || !still_mapped(queue))
+        if (!queue->running || !still_mapped(queue) || still_throttled(queue))
             sleep_until_kicked(queue);
         else if (!serve_batch(queue) && queue->running)
             idle(queue);

@@ -51,6 +51,10 @@ struct queue_settings {
 
 struct queue_scratch;
 
+/* Most requests of one ring that wait for the pool or run there. More stay in the ring: a guest that makes chains available
+ * again and again before they are returned costs itself, and no memory of ours. */
+#define QUEUE_IN_FLIGHT 1024
+
 struct queue {
     struct queue_environment *environment;
     uint32_t index;
@@ -79,6 +83,7 @@ struct queue {
     bool running; /* the ring is mapped, enabled and sound */
     bool broken;
     bool unmapped_told;
+    bool throttled; /* QUEUE_IN_FLIGHT are on the pool: nothing is popped until half of them are answered */
     bool kick_is_polled; /* there is no kick descriptor */
     uint64_t repairs_seen;
     uint64_t poll_window; /* nanoseconds */
@@ -88,6 +93,7 @@ struct queue {
     alignas(128) pthread_mutex_t used_lock;
     pthread_cond_t answered;
     uint64_t repairs_returned; /* repairs_seen of the used side */
+    bool wake_at_half;         /* throttled, as the pool sees it */
     uint32_t in_flight;        /* on the pool; under used_lock */
     bool ended;                /* the thread is done with the ring; under used_lock */
 };

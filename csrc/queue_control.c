@@ -125,6 +125,7 @@ static int settings_changed(struct queue *queue)
     queue->broken = false;
     queue->unmapped_told = false;
     queue->running = false;
+    queue->throttled = false;
     queue->poll_window = 0;
     int error = threads_start(&queue->thread, name, queue_main, queue);
     queue->has_thread = error == 0;

@@ -184,6 +184,33 @@ static void more_sleepers_than_threads_wait_their_turn(void)
     guest_destroy(&guest);
 }
 
+static void what_sleeps_is_bounded_and_the_rest_waits_in_the_ring(void)
+{
+    const uint32_t requests = QUEUE_IN_FLIGHT + 500;
+    guest_create(&guest, &(struct guest_options){.size = 48 << 20, .queues = 2, .pool_threads = 2});
+    struct driver driver;
+    driver_create(&driver, &guest, 1, &(struct driver_options){.size = 4096});
+    driver_init(&driver);
+    for (uint32_t i = 0; i < requests; i++)
+        CHECK(driver_request(&driver, i < QUEUE_IN_FLIGHT ? FUSE_FSYNC : FUSE_GETATTR, 1, NULL, 0, 512));
+    driver_kick(&driver);
+    mock_await_sleepers(2);
+    for (uint32_t i = 0; i < 10; i++) {
+        mock_wake();
+        uint16_t id = 0;
+        uint32_t length = 0;
+        driver_await(&driver, &id, &length); /* one that slept: the others are not come to yet */
+        CHECK_EQUAL(length, sizeof(struct fuse_out_header));
+    }
+    for (uint32_t i = 10; i < QUEUE_IN_FLIGHT; i++)
+        mock_wake();
+    for (uint32_t i = 10; i < requests; i++)
+        CHECK_EQUAL(await(&driver), 0);
+    CHECK_EQUAL(stop(1), requests + 1);
+    driver_destroy(&driver);
+    guest_destroy(&guest);
+}
+
 /* The ring is broken by `spoil`; the other ring, and the device, go on. */
 static void expect_broken(void (*spoil)(struct driver *driver), uint64_t features, bool packed)
 {
@@ -606,6 +633,7 @@ int main(void)
     PROMISE(blocking_locks_leave_the_pool_to_others);
     PROMISE(blocking_locks_have_a_bound);
     PROMISE(more_sleepers_than_threads_wait_their_turn);
+    PROMISE(what_sleeps_is_bounded_and_the_rest_waits_in_the_ring);
     PROMISE(an_index_too_far_ahead_breaks_that_ring_alone);
     PROMISE(a_head_outside_the_table_breaks_that_ring_alone);
     PROMISE(a_next_outside_the_table_breaks_that_ring_alone);
