@@ -69,6 +69,11 @@ class GuestImages:
             raise MissingImageError("qemu-system-x86_64 is not installed: install Debian's qemu-system-x86")
         return Emulator("of the host", Path(program))
 
+    def kernel_headers(self) -> Path:
+        """Find the include directory of Debian sid's kernel headers. Raises MissingImageError."""
+        place, _ = self._image("headers-sid")
+        return place / "usr/include"
+
     def _image(self, name: str) -> tuple[Path, str]:
         place = self._directory / name
         if not (place / "release").exists():

@@ -1,7 +1,7 @@
 """Find <linux/fuse.h> of version 7.45 and ask the C compiler what it says.
 
-The header is the machine's own where that is of 7.45, else that of Debian sid's linux-libc-dev, unpacked (not
-installed) into .guests/linux-headers, where it stays for the next run.
+The header is the machine's own where that is of 7.45, else that of Debian sid's kernel, which
+``scripts/guest-images headers-sid`` has fetched.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.guests.images import GuestImages, MissingImageError
 from vhostfs.fuse_abi.opcodes import KERNEL_MINOR_VERSION
-
-CACHE = Path(__file__).resolve().parents[3] / ".guests" / "linux-headers"
 
 
 class HeaderUnavailableError(Exception):
@@ -60,12 +59,13 @@ class KernelHeader:
 
 def find_kernel_header() -> KernelHeader:
     """Return the header of version 7.45; HeaderUnavailableError where there is none to be had."""
-    for root in (Path("/usr/include"), CACHE / "usr" / "include"):
-        header = _header_below(root)
-        if header is not None:
-            return header
-    _unpack_debian_headers()
-    header = _header_below(CACHE / "usr" / "include")
+    header = _header_below(Path("/usr/include"))
+    if header is not None:
+        return header
+    try:
+        header = _header_below(GuestImages().kernel_headers())
+    except MissingImageError as missing:
+        raise HeaderUnavailableError(str(missing)) from missing
     if header is None:
         raise HeaderUnavailableError(f"Debian sid's <linux/fuse.h> is not of 7.{KERNEL_MINOR_VERSION}")
     return header
@@ -80,41 +80,3 @@ def _header_below(root: Path) -> KernelHeader | None:
         return None
     architecture = tuple(sorted(root.glob("*-linux-gnu*")))
     return KernelHeader(text, (root, *architecture))
-
-
-def _unpack_debian_headers() -> None:
-    """Fetch Debian sid's linux-libc-dev by the machine's own apt and mirror, and unpack it into the cache."""
-    lists, archives = CACHE / "apt" / "lists", CACHE / "apt" / "archives"
-    for directory in (lists, archives):
-        (directory / "partial").mkdir(parents=True, exist_ok=True)
-    sources = CACHE / "apt" / "sources.list"
-    sources.write_text(f"deb [trusted=yes] {_debian_mirror()} sid main\n")
-    apt = [
-        "apt-get",
-        "-qq",
-        f"-oDir::Etc::sourcelist={sources}",
-        "-oDir::Etc::sourceparts=/nonexistent",
-        f"-oDir::State::Lists={lists}",
-        f"-oDir::Cache::archives={archives}",
-        "-oAPT::Sandbox::User=root",
-        "-oAcquire::Retries=1",
-        "-oAcquire::http::Timeout=20",
-    ]
-    try:
-        for command in ([*apt, "update"], [*apt, "download", "linux-libc-dev"]):
-            subprocess.run(command, check=True, timeout=90, cwd=archives, capture_output=True, text=True)
-        for package in archives.glob("linux-libc-dev_*.deb"):
-            subprocess.run(["dpkg", "-x", package, CACHE], check=True, timeout=60)
-    except FileNotFoundError as error:
-        raise HeaderUnavailableError(f"this machine has no {error.filename} to fetch it with") from error
-    except subprocess.SubprocessError as error:
-        raise HeaderUnavailableError(f"Debian sid's linux-libc-dev cannot be fetched: {error}") from error
-
-
-def _debian_mirror() -> str:
-    for path in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")):
-        if path.is_file():
-            found = re.search(r"^(?:URIs:|deb)\s+(?:\[[^]]*\]\s+)?(\w+:\S+)", path.read_text(), re.MULTILINE)
-            if found is not None:
-                return found[1]
-    return "http://deb.debian.org/debian"
