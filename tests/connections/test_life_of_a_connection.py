@@ -97,6 +97,29 @@ def test_a_disabled_ring_answers_nothing_until_it_is_enabled(served: Served) -> 
         assert pending.result()
 
 
+def test_a_ring_is_set_up_anew_without_having_been_stopped(served: Served) -> None:
+    """User-Mode Linux disables its rings, and gives each a new call descriptor before all else."""
+    with served.mounted() as (frontend, _):
+        for _ in range(3):
+            for queue in frontend.queues:
+                frontend.enable(queue, on=False)
+                queue.close()
+            frontend.queues.clear()
+            frontend.create_queues()
+            frontend.tell(Request.SET_FEATURES, U64.pack(frontend.features))
+            for queue in frontend.queues:
+                frontend.tell(Request.SET_VRING_CALL, U64.pack(queue.index), (queue.call_descriptor,))
+                frontend.tell(Request.SET_VRING_NUM, VRING_STATE.pack(queue.index, queue.ring.size))
+                frontend.tell(Request.SET_VRING_BASE, VRING_STATE.pack(queue.index, 0))
+                frontend.set_addresses(queue)
+            for queue in frontend.queues:
+                frontend.tell(Request.SET_VRING_KICK, U64.pack(queue.index), (queue.kick_descriptor,))
+                frontend.enable(queue)
+            client = FuseClient(frontend)
+            client.init()
+            assert read_file(client) == CONTENT
+
+
 def test_a_reset_ends_the_session_and_keeps_the_memory(served: Served) -> None:
     with served.mounted() as (frontend, client):
         node = client.walk(b"file").nodeid

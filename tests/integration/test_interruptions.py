@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.guests.daemon import Daemon
 from tests.guests.images import GuestImages
 from tests.integration.fio import fio
-from tests.integration.lanes import Lane, QemuLane, on_qemu
+from tests.integration.lanes import UML, Lane, QemuLane, on_qemu
 
 _WAIT_SECONDS = 60.0
 # Each file is synchronised before it gets its name: one that has its name was acknowledged.
@@ -135,3 +137,21 @@ def test_a_guest_with_four_processors_uses_four_request_queues(
         assert len(interrupts) == 4
         for line in interrupts:
             assert sum(map(int, line.split()[1:5])) > 0, f"no request went through {line}"
+
+
+@pytest.mark.parametrize("lane", [UML], indirect=True)
+def test_a_driver_may_let_the_device_go_and_take_it_again(lane: Lane, tmp_path: Path) -> None:
+    """User-Mode Linux sets its rings up anew without having stopped them; the guest mounts and works again."""
+    directory = tmp_path / "share"
+    directory.mkdir()
+    driver = "/sys/bus/virtio/drivers/virtiofs"
+    with Daemon(tmp_path, directory, "share") as daemon, lane.own_guest([daemon]) as guest:
+        for turn in range(3):
+            place = guest.mount("share")
+            guest.run(f"echo {turn} >{place}/file-{turn}")
+            assert guest.run(f"cat {place}/*").split() == [str(number) for number in range(turn + 1)]
+            guest.unmount("share")
+            guest.run(
+                f"device=$(basename $(echo {driver}/virtio*)) &&"
+                f" echo $device >{driver}/unbind && echo $device >{driver}/bind"
+            )

@@ -195,13 +195,9 @@ class _Connection:
                 self._backchannel, old = descriptor, self._backchannel
                 if old is not None:
                     self._unwanted.append(old)
-            case QueueSizeSet(index, size, stop_first):
-                if stop_first:
-                    device.stop_queue(index)
+            case QueueSizeSet(index, size):
                 device.set_queue_size(index, size)
-            case QueueBaseSet(index, base, stop_first):
-                if stop_first:
-                    device.stop_queue(index)
+            case QueueBaseSet(index, base):
                 device.set_queue_base(index, base)
             case QueueAddressesSet():
                 device.set_queue_addresses(

@@ -88,11 +88,10 @@ class DeviceReset:
 
 @dataclass(frozen=True, slots=True)
 class QueueSizeSet:
-    """A ring has `size` entries; `stop_first` if it is still started from an earlier use."""
+    """A ring that is not enabled, though it may be kicked, has `size` entries."""
 
     index: int
     size: int
-    stop_first: bool
     vital: ClassVar[bool] = False
 
 
@@ -102,7 +101,6 @@ class QueueBaseSet:
 
     index: int
     base: int
-    stop_first: bool
     vital: ClassVar[bool] = False
 
 

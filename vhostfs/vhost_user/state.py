@@ -33,8 +33,8 @@ life:
   come in either order.
 - GET_VRING_BASE takes the kick away, SET_VRING_ENABLE 0 the enabling, RESET_DEVICE both.
 - A kicked ring that is not enabled may be given a size or base anew: User-Mode Linux never asks for a base,
-  it disables and then sets up again. Such an event says `stop_first`. So does a change of features, after
-  which all rings have to be set up again.
+  it disables and then sets up again, call descriptor first. A change of features stops such rings, and has
+  all of them set up again.
 - What the table does not list is refused: size and base of a running ring are not to be changed.
 
 Guest memory is a set of regions that survives every stop and reset. Regions never overlap in guest physical
@@ -150,8 +150,8 @@ RING_TABLE: Final[dict[RingState, dict[RingInput, RingState]]] = {
         RingInput.RESET: RingState.STOPPED,
     },
     RingState.KICKED: {
-        RingInput.SIZE: RingState.STOPPED,
-        RingInput.BASE: RingState.STOPPED,
+        RingInput.SIZE: RingState.KICKED,
+        RingInput.BASE: RingState.KICKED,
         RingInput.ADDRESS: RingState.KICKED,
         RingInput.KICK: RingState.KICKED,
         RingInput.ENABLE: RingState.RUNNING,
@@ -540,7 +540,7 @@ class Backend:
             raise _RefusedError(f"ring {payload.index} cannot have {size} entries, but 1 to {MAX_RING_SIZE}")
         if size & (size - 1) and VirtioFeature.RING_PACKED not in self.features:
             raise _RefusedError(f"ring {payload.index} cannot have {size} entries: that is no power of two")
-        return QueueSizeSet(payload.index, size, self.rings[payload.index].state is RingState.KICKED)
+        return QueueSizeSet(payload.index, size)
 
     def _set_vring_base(self, payload: Payload, _header: Header) -> Event:
         assert isinstance(payload, VringState)
@@ -549,9 +549,7 @@ class Backend:
             raise _RefusedError(
                 f"ring {payload.index} cannot start at {payload.number:#x}: an index has 16 bits"
             )
-        return QueueBaseSet(
-            payload.index, payload.number, self.rings[payload.index].state is RingState.KICKED
-        )
+        return QueueBaseSet(payload.index, payload.number)
 
     def _set_vring_addr(self, payload: Payload, _header: Header) -> Event:
         assert isinstance(payload, VringAddresses)

@@ -2,8 +2,8 @@
 
 The contracts are those of core.h. In short: one thread at a time makes calls for one device, except that
 `next_event` may be called at any time; `stop_queue`, `reset`, `disconnect` and `close` wait until requests
-under way are answered, and everything else returns at once. All calls let other Python threads run
-meanwhile.
+under way are answered, as `set_queue_size` and `set_queue_base` do for a ring that is kicked and not enabled,
+and everything else returns at once. All calls let other Python threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class Device:
     # Rings.
 
     def set_queue_size(self, index: int, size: int) -> None:
-        """Set how many entries a stopped ring has."""
+        """Set how many entries a ring has. EBUSY while it runs; one that is only not enabled is drained."""
         _check(lib.vhostfs_queue_set_size(self.handle, index, size))
 
     def set_queue_addresses(
@@ -189,7 +189,7 @@ class Device:
         _check(lib.vhostfs_queue_set_addresses(self.handle, index, flags, descriptors, used, available, log))
 
     def set_queue_base(self, index: int, base: int) -> None:
-        """Set where a stopped ring goes on, as SET_VRING_BASE encodes it."""
+        """Set where a ring goes on, as SET_VRING_BASE encodes it. EBUSY and draining as for the size."""
         _check(lib.vhostfs_queue_set_base(self.handle, index, base))
 
     def set_queue_kick(self, index: int, descriptor: int | None) -> None:

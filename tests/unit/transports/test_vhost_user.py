@@ -136,23 +136,6 @@ async def test_a_conversation_leaves_no_descriptor_open(
     assert {name for name in open_files() - before if "eventfd" in name} == set()
 
 
-async def test_a_ring_restarted_without_a_stop_is_drained_first(
-    listener: socket.socket, device: FakeDevice, path: Path
-) -> None:
-    def talk() -> None:
-        with SocketFrontend(path) as frontend:
-            frontend.play(script.uml_start(1))
-            frontend.play(script.uml_stop(1))
-            device.calls.clear()
-            frontend.play(script.uml_start(1))
-            frontend.settle()
-            names = device.names()
-            assert names.index("stop_queue") < names.index("set_queue_size") < names.index("set_queue_kick")
-            assert names.count("stop_queue") == 1
-
-    await while_served(listener, device, talk)
-
-
 async def test_bytes_may_arrive_one_by_one(listener: socket.socket, device: FakeDevice, path: Path) -> None:
     def talk() -> None:
         with SocketFrontend(path) as frontend:
