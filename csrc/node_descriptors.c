@@ -412,7 +412,7 @@ static int open_by_way(const struct node *node)
 }
 
 /* A file that the guest has open is there, wherever its name went. */
-static int open_by_handle(struct request *request, const struct node *node)
+static int open_by_open_file(struct request *request, const struct node *node)
 {
     int fd = handle_any_descriptor(request, node_id(node));
     return fd >= 0 ? take_if_same(node, open(descriptor_path(fd).text, O_PATH | O_CLOEXEC)) : -ESTALE;
@@ -432,7 +432,7 @@ static int open_descriptor(struct request *request, struct node *node)
         fd = open_by_way(node);
     }
     if (fd == -ESTALE)
-        fd = open_by_handle(request, node);
+        fd = open_by_open_file(request, node);
     return fd >= 0 ? node_keep_descriptor(request, node, fd) : fd;
 }
 
