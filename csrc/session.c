@@ -139,13 +139,20 @@ static int32_t call(struct request *request, operation *answer)
     return result == REQUEST_NO_DESCRIPTORS ? -ENFILE : result;
 }
 
+/* Requests that nobody waits for: not even an error may be written into their descriptors. */
+static bool never_answered(uint32_t opcode)
+{
+    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT ||
+           opcode == FUSE_NOTIFY_REPLY;
+}
+
 int32_t session_dispatch(struct session *session, struct request *request)
 {
     uint32_t opcode = request->in.opcode;
     if (opcode == FUSE_INIT)
         return answer_init(session, request);
     if (atomic_load_explicit(&session->minor, memory_order_acquire) == 0) {
-        if (opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET)
+        if (never_answered(opcode))
             return REQUEST_NO_REPLY;
         return opcode == FUSE_DESTROY ? 0 : -EIO;
     }
@@ -155,10 +162,10 @@ int32_t session_dispatch(struct session *session, struct request *request)
     }
     uint16_t mount = nodeid_mount(request->in.nodeid);
     if (mount >= SESSION_MOUNTS || session->mounts[mount] == NULL)
-        return -ESTALE;
-    if (opcode >= FUSE_OPCODES)
-        return -ENOSYS;
+        return never_answered(opcode) ? REQUEST_NO_REPLY : -ESTALE;
     request->filesystem = session->mounts[mount];
-    operation *answer = request->filesystem->operations[opcode];
-    return answer != NULL ? call(request, answer) : -ENOSYS;
+    operation *answer = opcode < FUSE_OPCODES ? request->filesystem->operations[opcode] : NULL;
+    if (answer == NULL)
+        return never_answered(opcode) ? REQUEST_NO_REPLY : -ENOSYS;
+    return call(request, answer);
 }
