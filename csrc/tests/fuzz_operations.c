@@ -1,28 +1,28 @@
-/* Fuzz the operations: sequences of requests with arbitrary opcodes, nodeids, handles, arguments and reply sizes, on a small
- * file system in memory that only this process sees. What the sanitizers and the loopback's checks see is the result.
+/* Fuzz every operation of a passthrough mount: requests in a row, with nodeids and handles that the guest was
+ * given, and with any others. Nothing may crash, leave the share, or keep a descriptor beyond the session;
+ * the loopback checks each reply.
  */
 #define _GNU_SOURCE 1
 #include "check.h"
 #include "loopback.h"
 
-#include <errno.h>
-#include <sched.h>
-#include <sys/mount.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define HANDLES 8
-#define DIRECTORY "/dev/shm/vhostfs-fuzz"
+#define KNOWN 8
+#define BODY 512
 
-int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
-
-/* What the input still has to say. */
+/* The input, consumed from the front; zeros when it is used up. */
 struct input {
     const uint8_t *bytes;
     size_t left;
 };
 
-static uint8_t take_byte(struct input *input)
+static uint8_t take(struct input *input)
 {
     if (input->left == 0)
         return 0;
@@ -30,114 +30,215 @@ static uint8_t take_byte(struct input *input)
     return *input->bytes++;
 }
 
-static size_t take_bytes(struct input *input, uint8_t *to, size_t wanted)
+/* What the guest was told and may use again. */
+struct guest {
+    struct loopback loopback;
+    struct loopback_thread thread;
+    uint64_t nodeids[KNOWN];
+    uint64_t fhs[KNOWN];
+    size_t nodeid_count;
+    size_t fh_count;
+};
+
+static void remember(uint64_t *values, size_t *count, uint64_t value)
 {
-    size_t size = wanted < input->left ? wanted : input->left;
-    memcpy(to, input->bytes, size);
-    input->bytes += size;
-    input->left -= size;
-    return size;
+    values[(*count)++ % KNOWN] = value;
 }
 
-/* A file system of its own, which cannot grow: 8 MiB and 1,024 inodes. */
-static void prepare(void)
+static uint64_t pick(const uint64_t *values, uint8_t choice)
 {
-    static bool prepared;
-    if (prepared)
-        return;
-    prepared = true;
-    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0) {
-        fprintf(stderr, "not fuzzed: this process may not mount a file system of its own\n");
-        exit(0);
+    return choice < 240 ? values[choice % KNOWN] : (uint64_t)choice * 0x100000001ULL;
+}
+
+static const char *const names[] = {"a",
+                                    "b",
+                                    "c",
+                                    "d",
+                                    ".",
+                                    "..",
+                                    "",
+                                    "a/b",
+                                    "../escape",
+                                    "/",
+                                    "link",
+                                    "user.x",
+                                    "system.posix_acl_access",
+                                    "trusted.y"};
+
+/* Append a name, its NUL too most of the time. */
+static size_t add_name(struct input *input, uint8_t *body, size_t size)
+{
+    uint8_t choice = take(input);
+    const char *name = names[choice % (sizeof(names) / sizeof(names[0]))];
+    size_t length = strlen(name) + (choice < 250 ? 1 : 0);
+    if (size + length > BODY)
+        return size;
+    memcpy(body + size, name, length);
+    return size + length;
+}
+
+/* The shape of an operation's arguments. */
+static const struct shape {
+    uint8_t size;
+    uint8_t names;
+    int8_t fh; /* where a handle is, or -1 */
+    int8_t nodeid;
+} shapes[FUSE_OPCODES] = {
+    [FUSE_LOOKUP] = {0, 1, -1, -1},
+    [FUSE_FORGET] = {8, 0, -1, -1},
+    [FUSE_GETATTR] = {16, 0, 8, -1},
+    [FUSE_SETATTR] = {88, 0, 8, -1},
+    [FUSE_SYMLINK] = {0, 2, -1, -1},
+    [FUSE_MKNOD] = {16, 1, -1, -1},
+    [FUSE_MKDIR] = {8, 1, -1, -1},
+    [FUSE_UNLINK] = {0, 1, -1, -1},
+    [FUSE_RMDIR] = {0, 1, -1, -1},
+    [FUSE_RENAME] = {8, 2, -1, 0},
+    [FUSE_LINK] = {8, 1, -1, 0},
+    [FUSE_OPEN] = {8, 0, -1, -1},
+    [FUSE_READ] = {40, 0, 0, -1},
+    [FUSE_WRITE] = {40, 2, 0, -1},
+    [FUSE_RELEASE] = {24, 0, 0, -1},
+    [FUSE_FSYNC] = {16, 0, 0, -1},
+    [FUSE_SETXATTR] = {16, 2, -1, -1},
+    [FUSE_GETXATTR] = {8, 1, -1, -1},
+    [FUSE_LISTXATTR] = {8, 0, -1, -1},
+    [FUSE_REMOVEXATTR] = {0, 1, -1, -1},
+    [FUSE_FLUSH] = {24, 0, 0, -1},
+    [FUSE_OPENDIR] = {8, 0, -1, -1},
+    [FUSE_READDIR] = {40, 0, 0, -1},
+    [FUSE_RELEASEDIR] = {24, 0, 0, -1},
+    [FUSE_FSYNCDIR] = {16, 0, 0, -1},
+    [FUSE_GETLK] = {48, 0, 0, -1},
+    [FUSE_SETLK] = {48, 0, 0, -1},
+    [FUSE_SETLKW] = {48, 0, 0, -1},
+    [FUSE_ACCESS] = {8, 0, -1, -1},
+    [FUSE_CREATE] = {16, 1, -1, -1},
+    [FUSE_IOCTL] = {32, 1, 0, -1},
+    [FUSE_BATCH_FORGET] = {40, 0, -1, 8},
+    [FUSE_FALLOCATE] = {32, 0, 0, -1},
+    [FUSE_READDIRPLUS] = {40, 0, 0, -1},
+    [FUSE_RENAME2] = {16, 2, -1, 0},
+    [FUSE_LSEEK] = {24, 0, 0, -1},
+    [FUSE_COPY_FILE_RANGE] = {56, 0, 0, 16},
+    [FUSE_SYNCFS] = {8, 0, -1, -1},
+    [FUSE_TMPFILE] = {16, 1, -1, -1},
+    [FUSE_STATX] = {24, 0, 8, -1},
+    [FUSE_COPY_FILE_RANGE_64] = {56, 0, 0, 16},
+};
+
+/* Most fields are small, so that requests get somewhere; a byte of 0xf0 and more fills the field with the
+ * next ones. */
+static void fill(struct input *input, uint8_t *body, size_t size)
+{
+    for (size_t at = 0; at < size; at += 4) {
+        uint8_t choice = take(input);
+        body[at] = choice;
+        for (size_t i = 1; choice >= 0xf0 && i < 4 && at + i < size; i++)
+            body[at + i] = take(input);
     }
-    CHECK(mkdir(DIRECTORY, 0700) == 0 || errno == EEXIST);
-    CHECK(mount("none", DIRECTORY, "tmpfs", 0, "size=8m,nr_inodes=1024") == 0);
-    CHECK(mkdir(DIRECTORY "/share", 0700) == 0 && mkdir(DIRECTORY "/share/d", 0700) == 0);
-    CHECK(mknod(DIRECTORY "/share/f", S_IFREG | 0600, 0) == 0);
-    CHECK(symlink("d", DIRECTORY "/share/s") == 0);
 }
 
-static struct loopback loopback;
-static struct loopback_thread guest;
-
-static uint64_t handles[HANDLES];
-
-/* Remember the handles that are opened, so that other requests can name them. */
-static void learn_handle(uint32_t opcode)
+static void put(uint8_t *body, size_t offset, uint64_t value)
 {
-    static unsigned int next;
-    size_t at = opcode == FUSE_CREATE || opcode == FUSE_TMPFILE ? sizeof(struct fuse_entry_out) : 0;
-    if (opcode != FUSE_OPEN && opcode != FUSE_OPENDIR && at == 0)
-        return;
-    if (guest.reply_size >= at + sizeof(struct fuse_open_out))
-        memcpy(&handles[next++ % HANDLES], guest.reply + at, sizeof(uint64_t));
+    memcpy(body + offset, &value, sizeof(value));
 }
 
-static bool begins_with_handle(uint32_t opcode)
+static size_t make_body(struct guest *guest, struct input *input, uint32_t opcode, uint8_t *body)
 {
-    return opcode == FUSE_READ || opcode == FUSE_WRITE || opcode == FUSE_READDIR ||
-           opcode == FUSE_READDIRPLUS || opcode == FUSE_RELEASE || opcode == FUSE_RELEASEDIR ||
-           opcode == FUSE_FSYNC || opcode == FUSE_FSYNCDIR || opcode == FUSE_FLUSH ||
-           opcode == FUSE_FALLOCATE || opcode == FUSE_LSEEK || opcode == FUSE_GETLK || opcode == FUSE_SETLK ||
-           opcode == FUSE_SETLKW || opcode == FUSE_IOCTL || opcode == FUSE_COPY_FILE_RANGE ||
-           opcode == FUSE_COPY_FILE_RANGE_64;
+    const struct shape *shape = &shapes[opcode];
+    size_t size = shape->size;
+    memset(body, 0, BODY);
+    fill(input, body, size);
+    if (size > 0 && shape->fh >= 0)
+        put(body, (size_t)shape->fh, pick(guest->fhs, take(input)));
+    if (size > 0 && shape->nodeid >= 0)
+        put(body, (size_t)shape->nodeid, pick(guest->nodeids, take(input)));
+    if (opcode == FUSE_COPY_FILE_RANGE || opcode == FUSE_COPY_FILE_RANGE_64)
+        put(body, offsetof(struct fuse_copy_file_range_in, fh_out), pick(guest->fhs, take(input)));
+    if (opcode == FUSE_IOCTL) {
+        static const uint32_t commands[] = {(uint32_t)FS_IOC_GETFLAGS, (uint32_t)FS_IOC_SETFLAGS,
+                                            (uint32_t)FS_IOC_FSGETXATTR, (uint32_t)FS_IOC_FSSETXATTR};
+        memcpy(body + offsetof(struct fuse_ioctl_in, cmd), &commands[take(input) % 4], sizeof(uint32_t));
+    }
+    if (opcode == FUSE_FALLOCATE) { /* the machine's memory is not to be had */
+        body[offsetof(struct fuse_fallocate_in, length) + 3] = 0;
+        memset(body + offsetof(struct fuse_fallocate_in, length) + 4, 0, 4);
+    }
+    for (uint8_t i = 0; i < shape->names; i++)
+        size = add_name(input, body, size);
+    uint8_t cut = take(input);
+    return cut >= 0xe0 && cut - 0xe0U <= size ? size - (cut - 0xe0U) : size;
 }
 
-static void mount_share(void)
+static void learn(struct guest *guest, uint32_t opcode, int32_t result)
 {
-    prepare();
-    struct vhostfs_passthrough_options options = loopback_options();
-    options.descriptor_budget = 16;
-    options.flags |=
-        VHOSTFS_PASSTHROUGH_POSIX_LOCKS | VHOSTFS_PASSTHROUGH_FLOCK | VHOSTFS_PASSTHROUGH_DIRECT_IO;
-    loopback_create_at(&loopback, DIRECTORY "/share", &options, UINT64_MAX);
-    loopback_attach(&loopback, &guest);
-    atomic_store(&guest.cancelled, true); /* no lock is waited for */
-}
-
-static void send(struct input *input)
-{
-    uint32_t opcode = take_byte(input) % (FUSE_OPCODES + 2);
-    uint64_t nodeid = take_byte(input);
-    uint8_t shape = take_byte(input);
-    uint8_t arguments[512];
-    size_t size = take_bytes(input, arguments, take_byte(input) * (size_t)((shape & 1) + 1));
-    if (begins_with_handle(opcode) && size >= sizeof(uint64_t))
-        memcpy(arguments, &handles[arguments[0] % HANDLES], sizeof(uint64_t));
-    if (nodeid == 255)
-        nodeid = UINT64_MAX;
-    guest.uid = (shape & 2) != 0 ? 1000 : 0;
-    guest.piece = (shape & 4) != 0 ? 64 : 0;
-    guest.room = (shape & 8) != 0 ? (size_t)(shape >> 4) * 16 : 8192;
-    struct loopback_piece piece = {arguments, size};
-    loopback_call(&guest, opcode, nodeid, &piece, 1);
-    if (guest.reply_size > 0)
-        learn_handle(opcode);
-}
-
-/* A new session that knows what there is in the root. */
-static void begin_session(void)
-{
-    struct fuse_init_in in = {.major = 7, .minor = 45, .flags = UINT32_MAX, .flags2 = UINT32_MAX};
     struct fuse_entry_out entry;
-    guest.piece = 0;
-    guest.room = LOOPBACK_ROOM;
-    CHECK(loopback_send(&guest, FUSE_INIT, 0, &in, sizeof(in), NULL, NULL) > 0);
-    loopback_lookup(&guest, 1, "d", &entry);
-    loopback_lookup(&guest, 1, "f", &entry);
-    loopback_lookup(&guest, 1, "s", &entry);
-    CHECK_EQUAL(loopback_opendir(&guest, 1, &handles[0]), 0);
+    struct fuse_open_out open;
+    bool creates = opcode == FUSE_CREATE || opcode == FUSE_TMPFILE;
+    bool names_node = creates || opcode == FUSE_LOOKUP || opcode == FUSE_MKDIR || opcode == FUSE_MKNOD ||
+                      opcode == FUSE_SYMLINK || opcode == FUSE_LINK;
+    if (names_node && result >= (int32_t)sizeof(entry)) {
+        memcpy(&entry, guest->thread.reply, sizeof(entry));
+        remember(guest->nodeids, &guest->nodeid_count, entry.nodeid);
+    }
+    size_t at = creates ? sizeof(entry) : 0;
+    if ((creates || opcode == FUSE_OPEN || opcode == FUSE_OPENDIR) &&
+        result >= (int32_t)(at + sizeof(open))) {
+        memcpy(&open, guest->thread.reply + at, sizeof(open));
+        remember(guest->fhs, &guest->fh_count, open.fh);
+    }
 }
+
+static void one_request(struct guest *guest, struct input *input)
+{
+    static const size_t rooms[] = {LOOPBACK_ROOM, LOOPBACK_ROOM, LOOPBACK_ROOM, 4096, 144, 120, 16, 0};
+    static const size_t pieces[] = {0, 0, 7, 4096};
+    uint8_t body[BODY];
+    uint32_t opcode = take(input) % FUSE_OPCODES;
+    uint8_t how = take(input);
+    uint64_t nodeid = pick(guest->nodeids, take(input));
+    if (opcode == FUSE_INIT || opcode == FUSE_DESTROY)
+        return;
+    guest->thread.room = rooms[how % 8];
+    guest->thread.piece = pieces[how / 8 % 4];
+    guest->thread.uid = guest->thread.gid = how >= 200 ? 1000 : 0;
+    guest->thread.extension_size = how >= 230 ? how & 7 : 0;
+    struct loopback_piece piece = {body, make_body(guest, input, opcode, body)};
+    learn(guest, opcode, loopback_call(&guest->thread, opcode, nodeid, &piece, 1));
+}
+
+static void begin(struct guest *guest, uint8_t how)
+{
+    struct vhostfs_passthrough_options options = loopback_options();
+    options.flags |= VHOSTFS_PASSTHROUGH_POSIX_LOCKS | VHOSTFS_PASSTHROUGH_FLOCK;
+    options.descriptor_budget = 16;
+    options.cache = how & 3;
+    memset(guest, 0, sizeof(*guest));
+    loopback_create(&guest->loopback, &options, (how & 4) != 0 ? UINT64_MAX : 0);
+    loopback_attach(&guest->loopback, &guest->thread);
+    atomic_store(&guest->thread.cancelled, true); /* waits for locks end at once */
+    for (size_t i = 0; i < KNOWN; i++)
+        guest->nodeids[i] = FUSE_ROOT_ID;
+    CHECK_EQUAL(fchmodat(AT_FDCWD, guest->loopback.root, 0777, 0), 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
 {
-    static bool mounted;
-    if (!mounted)
-        mount_share();
-    mounted = true;
-    begin_session();
+    static struct guest guest;
     struct input input = {bytes, size};
+    struct rlimit small = {.rlim_cur = 1 << 20, .rlim_max = RLIM_INFINITY};
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &small);
+    size_t before = loopback_open_descriptors();
+    begin(&guest, take(&input));
     while (input.left > 0)
-        send(&input);
+        one_request(&guest, &input);
+    guest.thread.room = LOOPBACK_ROOM;
+    loopback_detach(&guest.thread);
+    loopback_destroy(&guest.loopback);
+    CHECK_EQUAL(loopback_open_descriptors(), before);
     return 0;
 }
