@@ -151,5 +151,9 @@ operation passthrough_ioctl;
  * guest. */
 int passthrough_open_flags(const struct passthrough *share, uint32_t guest_flags);
 uint32_t passthrough_fopen_flags(const struct passthrough *share, uint32_t guest_flags);
+/* Before an open that may truncate: whether the host is to clear set-user-id and set-group-id. True: CAP_FSETID is dropped, and
+ * credentials_regain_fsetid is to follow. */
+bool passthrough_drop_fsetid_to_open(const struct request *request, uint32_t guest_flags,
+                                     uint32_t open_flags);
 /* passthrough_locks.c: called by FLUSH and RELEASE. */
 void passthrough_drop_posix_locks(struct request *request, struct handle *handle, uint64_t owner);

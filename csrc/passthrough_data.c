@@ -71,6 +71,18 @@ uint32_t passthrough_fopen_flags(const struct passthrough *share, uint32_t guest
     return flags;
 }
 
+bool passthrough_drop_fsetid_to_open(const struct request *request, uint32_t guest_flags, uint32_t open_flags)
+{
+    if ((guest_flags & O_TRUNC) == 0)
+        return false;
+    bool kill = (open_flags & FUSE_OPEN_KILL_SUIDGID) != 0;
+    /* Without HANDLE_KILLPRIV_V2 the guest's kernel leaves it to us and cannot say so: it sends no SETATTR after an
+     * atomic O_TRUNC. Who is not root has no CAP_FSETID, as far as we can know. */
+    if (!passthrough_negotiated(passthrough_of(request), FUSE_INIT_HANDLE_KILLPRIV_V2))
+        kill = kill || request->in.uid != 0;
+    return kill && credentials_drop_fsetid();
+}
+
 static int may_open(const struct passthrough *share, uint32_t type, uint32_t guest_flags)
 {
     uint32_t mode = guest_flags & O_ACCMODE;
@@ -124,7 +136,7 @@ int32_t passthrough_open(struct request *request)
     if (error != 0)
         return error;
     int flags = passthrough_open_flags(share, in->flags);
-    bool dropped = (in->open_flags & FUSE_OPEN_KILL_SUIDGID) != 0 && credentials_drop_fsetid();
+    bool dropped = passthrough_drop_fsetid_to_open(request, in->flags, in->open_flags);
     int fd = open_file(request, node, flags, in->flags);
     if (dropped)
         credentials_regain_fsetid();

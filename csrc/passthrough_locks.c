@@ -17,12 +17,14 @@
 
 #define LOCK_OWNERS_MAX 65536
 #define LOCK_BUCKETS 1024
+#define LOCK_HOLDERS_ASKED 64 /* most owners of a file that one GETLK looks at */
 
 /* An owner's open file description of one file. */
 struct lock_owner {
     struct lock_owner *next;
     uint64_t nodeid;
     uint64_t owner;
+    uint32_t pid; /* of the guest's process, as it last said; under the table's mutex */
     int fd;
     uint32_t users; /* requests that hold it now, under the table's mutex */
     bool listed;    /* else the last user frees it */
@@ -85,23 +87,23 @@ void lock_table_destroy(struct lock_table *table)
     free(table);
 }
 
-static struct lock_owner **bucket_of(struct lock_table *table, uint64_t nodeid, uint64_t owner)
+/* All owners of a file are in one bucket. */
+static struct lock_owner **bucket_of(struct lock_table *table, uint64_t nodeid)
 {
-    uint64_t mixed = (nodeid * 0x9e3779b97f4a7c15ULL) ^ (owner * 0xc2b2ae3d27d4eb4fULL);
-    return &table->buckets[(mixed >> 40) % LOCK_BUCKETS];
+    return &table->buckets[(nodeid * 0x9e3779b97f4a7c15ULL >> 40) % LOCK_BUCKETS];
 }
 
 /* Under the mutex. The link that points to the owner, or to NULL at the end of its bucket. */
 static struct lock_owner **find_link(struct lock_table *table, uint64_t nodeid, uint64_t owner)
 {
-    struct lock_owner **link = bucket_of(table, nodeid, owner);
+    struct lock_owner **link = bucket_of(table, nodeid);
     while (*link != NULL && ((*link)->nodeid != nodeid || (*link)->owner != owner))
         link = &(*link)->next;
     return link;
 }
 
-/* The owner's open file description, held until give_back; NULL: it has none. */
-static struct lock_owner *take_known(struct lock_table *table, uint64_t nodeid, uint64_t owner)
+/* The owner's open file description, held until give_back, and its process if pid is not 0. NULL: it has none. */
+static struct lock_owner *take_known(struct lock_table *table, uint64_t nodeid, uint64_t owner, uint32_t pid)
 {
     if (atomic_load_explicit(&table->count, memory_order_acquire) == 0)
         return NULL;
@@ -109,6 +111,8 @@ static struct lock_owner *take_known(struct lock_table *table, uint64_t nodeid, 
     struct lock_owner *found = *find_link(table, nodeid, owner);
     if (found != NULL)
         found->users++;
+    if (found != NULL && pid != 0)
+        found->pid = pid;
     pthread_mutex_unlock(&table->mutex);
     return found;
 }
@@ -158,11 +162,11 @@ static struct lock_owner *list_owner(struct lock_table *table, struct lock_owner
 
 /* The owner's open file description, made where there is none: 0 and *owner, or a negative errno (ENOLCK: no
  * more of them). */
-static int take_owner(struct request *request, const struct handle *handle, uint64_t id,
+static int take_owner(struct request *request, const struct handle *handle, const struct fuse_lk_in *in,
                       struct lock_owner **owner)
 {
     struct passthrough *share = passthrough_of(request);
-    *owner = take_known(share->locks, handle->nodeid, id);
+    *owner = take_known(share->locks, handle->nodeid, in->owner, in->lk.pid);
     if (*owner != NULL)
         return 0;
     if (atomic_load(&share->locks->count) >= LOCK_OWNERS_MAX)
@@ -175,7 +179,7 @@ static int take_owner(struct request *request, const struct handle *handle, uint
         close(fd);
         return -ENOLCK;
     }
-    *made = (struct lock_owner){.nodeid = handle->nodeid, .owner = id, .fd = fd};
+    *made = (struct lock_owner){.nodeid = handle->nodeid, .owner = in->owner, .pid = in->lk.pid, .fd = fd};
     *owner = list_owner(share->locks, made);
     return *owner != NULL ? 0 : -ENOLCK;
 }
@@ -231,7 +235,28 @@ static void lock_to_guest(const struct flock *lock, struct fuse_file_lock *to)
         return;
     to->start = (uint64_t)lock->l_start;
     to->end = lock->l_len == 0 ? (uint64_t)INT64_MAX : (uint64_t)(lock->l_start + lock->l_len - 1);
-    to->pid = 0; /* held by a process that the guest does not have, or by one that the host cannot name */
+}
+
+/* The guest's process that holds a lock which F_OFD_GETLK found; 0 for one of the host's or another guest's, which this guest
+ * does not have. The host does not name owners of such locks, but to its own owner a lock is not in the way. */
+static uint32_t holder_of(struct lock_table *table, uint64_t nodeid, const struct flock *lock)
+{
+    uint32_t pid = 0;
+    int asked = 0;
+    pthread_mutex_lock(&table->mutex);
+    const struct lock_owner *owner = *bucket_of(table, nodeid);
+    for (; owner != NULL && pid == 0 && asked < LOCK_HOLDERS_ASKED; owner = owner->next) {
+        struct flock seen = {
+            .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = lock->l_start, .l_len = lock->l_len};
+        if (owner->nodeid != nodeid)
+            continue;
+        asked++;
+        if (fcntl(owner->fd, F_OFD_GETLK, &seen) == 0 &&
+            (seen.l_type != lock->l_type || seen.l_start != lock->l_start || seen.l_len != lock->l_len))
+            pid = owner->pid;
+    }
+    pthread_mutex_unlock(&table->mutex);
+    return pid;
 }
 
 int32_t passthrough_getlk(struct request *request)
@@ -248,7 +273,7 @@ int32_t passthrough_getlk(struct request *request)
     struct flock lock;
     if ((in->lk_flags & FUSE_LK_FLOCK) != 0 || in->lk.type == F_UNLCK || !lock_from_guest(&in->lk, &lock))
         return -EINVAL;
-    struct lock_owner *owner = take_known(share->locks, handle->nodeid, in->owner);
+    struct lock_owner *owner = take_known(share->locks, handle->nodeid, in->owner, 0);
     /* A handle's own description never holds POSIX locks, so it asks for an owner that has none. */
     int error = fcntl(owner != NULL ? owner->fd : handle->fd, F_OFD_GETLK, &lock) == 0 ? 0 : -errno;
     if (owner != NULL)
@@ -257,6 +282,8 @@ int32_t passthrough_getlk(struct request *request)
         return error;
     struct fuse_lk_out out = {.lk = {.start = in->lk.start, .end = in->lk.end}};
     lock_to_guest(&lock, &out.lk);
+    if (lock.l_type != F_UNLCK && lock.l_pid == -1)
+        out.lk.pid = holder_of(share->locks, handle->nodeid, &lock);
     return reply_bytes(request, &out, sizeof(out));
 }
 
@@ -286,9 +313,9 @@ static int32_t set_posix_lock(struct request *request, struct handle *handle, co
     int error = 0;
     struct lock_owner *owner = NULL;
     if (lock.l_type == F_UNLCK)
-        owner = take_known(share->locks, handle->nodeid, in->owner);
+        owner = take_known(share->locks, handle->nodeid, in->owner, 0);
     else
-        error = take_owner(request, handle, in->owner, &owner);
+        error = take_owner(request, handle, in, &owner);
     if (owner == NULL)
         return error; /* or there is nothing to unlock */
     if (fcntl(owner->fd, F_OFD_SETLK, &lock) != 0)

@@ -332,8 +332,7 @@ static int32_t open_existing(struct request *request, const struct fuse_create_i
     error = node_enter(request, place->parent, place->name, &attributes, &created.entry);
     if (error != 0)
         return error;
-    bool kills =
-        (in->open_flags & FUSE_OPEN_KILL_SUIDGID) != 0 && (flags & O_TRUNC) != 0 && credentials_drop_fsetid();
+    bool kills = passthrough_drop_fsetid_to_open(request, in->flags, in->open_flags);
     struct node *node = node_find(request, created.entry.nodeid);
     int fd = node != NULL ? node_open(request, node, flags) : -ESTALE;
     if (kills)

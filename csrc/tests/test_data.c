@@ -423,6 +423,35 @@ static void opening_can_truncate_and_kill_privileges(void)
     twin_destroy(&twin);
 }
 
+static void truncation_by_a_user_kills_privileges_where_the_guest_cannot_say_so(void)
+{
+    for (uint64_t can_say = 0; can_say < 2; can_say++) {
+        struct twin twin;
+        twin_begin(&twin, FUSE_INIT_ATOMIC_O_TRUNC | (can_say != 0 ? FUSE_INIT_HANDLE_KILLPRIV_V2 : 0));
+        twin_file(&twin, "file", "0123456789", 06755);
+        struct fuse_entry_out entry;
+        uint64_t nodeid = twin_node(&twin, "file");
+        struct fuse_open_out out;
+        CHECK_EQUAL(open_with(&twin, nodeid, O_WRONLY | O_TRUNC, 0, &out), 0); /* root may keep them */
+        CHECK_EQUAL(loopback_release(&twin.guest, nodeid, out.fh), 0);
+        CHECK_EQUAL(file_mode(&twin, "file"), 06755);
+        twin.guest.uid = twin.guest.gid = 1000;
+        CHECK_EQUAL(open_with(&twin, nodeid, O_WRONLY, 0, &out), 0);
+        CHECK_EQUAL(loopback_release(&twin.guest, nodeid, out.fh), 0);
+        CHECK_EQUAL(file_mode(&twin, "file"), 06755);
+        CHECK_EQUAL(open_with(&twin, nodeid, O_WRONLY | O_TRUNC, 0, &out), 0);
+        CHECK_EQUAL(loopback_release(&twin.guest, nodeid, out.fh), 0);
+        CHECK_EQUAL(file_mode(&twin, "file"), can_say != 0 ? 06755 : 0755);
+        CHECK_EQUAL(chmod(twin_share(&twin, "file"), 06755), 0);
+        CHECK_EQUAL(loopback_create_file(&twin.guest, FUSE_ROOT_ID, "file", O_WRONLY | O_TRUNC, 0644, &entry,
+                                         &out.fh),
+                    0);
+        CHECK_EQUAL(loopback_release(&twin.guest, nodeid, out.fh), 0);
+        CHECK_EQUAL(file_mode(&twin, "file"), can_say != 0 ? 06755 : 0755);
+        twin_destroy(&twin);
+    }
+}
+
 static void the_cache_mode_decides_what_an_open_file_may_cache(void)
 {
     const struct {
@@ -792,6 +821,7 @@ int main(void)
     PROMISE(only_regular_files_are_opened);
     PROMISE(flags_that_are_the_guests_own_do_not_reach_the_host);
     PROMISE(opening_can_truncate_and_kill_privileges);
+    PROMISE(truncation_by_a_user_kills_privileges_where_the_guest_cannot_say_so);
     PROMISE(the_cache_mode_decides_what_an_open_file_may_cache);
     PROMISE(a_read_only_share_is_only_read);
     PROMISE(a_lease_of_the_hosts_is_waited_for_on_the_pool);

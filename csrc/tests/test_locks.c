@@ -138,6 +138,29 @@ static void getlk_names_the_lock_in_the_way(void)
     stage_end(&stage);
 }
 
+static int32_t set_lock_as(struct stage *stage, uint64_t owner, uint32_t pid, uint32_t type, uint64_t start,
+                           uint64_t end)
+{
+    struct fuse_lk_in in = lock_of(stage, owner, type, start, end);
+    in.lk.pid = pid;
+    return lock_as(stage, &stage->twin.guest, FUSE_SETLK, &in);
+}
+
+static void getlk_names_the_guests_process(void)
+{
+    struct stage stage;
+    stage_begin(&stage);
+    CHECK_EQUAL(set_lock_as(&stage, ALICE, 111, F_WRLCK, 10, 19), 0);
+    CHECK_EQUAL(set_lock_as(&stage, BOB, 222, F_RDLCK, 30, 39), 0);
+    CHECK_EQUAL(host_lock(&stage, F_WRLCK, 50, 10), 0);
+    CHECK_EQUAL(get_lock(&stage, 4711, F_WRLCK, 0, 20).pid, 111);
+    CHECK_EQUAL(get_lock(&stage, BOB, F_RDLCK, 0, 20).pid, 111);
+    CHECK_EQUAL(get_lock(&stage, ALICE, F_WRLCK, 0, 45).pid, 222);
+    CHECK_EQUAL(get_lock(&stage, ALICE, F_WRLCK, 55, 55).pid, 0); /* the host's */
+    CHECK_EQUAL(get_lock(&stage, ALICE, F_WRLCK, 10, 19).pid, 0); /* none */
+    stage_end(&stage);
+}
+
 static void closing_any_descriptor_drops_the_owners_locks(void)
 {
     struct stage stage;
@@ -466,6 +489,7 @@ int main(void)
     PROMISE(owners_exclude_each_other);
     PROMISE(the_host_and_the_guest_exclude_each_other);
     PROMISE(getlk_names_the_lock_in_the_way);
+    PROMISE(getlk_names_the_guests_process);
     PROMISE(closing_any_descriptor_drops_the_owners_locks);
     PROMISE(locks_survive_the_name);
     PROMISE(the_end_of_the_session_ends_all_locks);
