@@ -141,7 +141,7 @@ def test_a_guest_with_four_processors_uses_four_request_queues(
 
 @pytest.mark.parametrize("lane", [UML], indirect=True)
 def test_a_driver_may_let_the_device_go_and_take_it_again(lane: Lane, tmp_path: Path) -> None:
-    """User-Mode Linux sets its rings up anew without having stopped them; the guest mounts and works again."""
+    """User-Mode Linux sets its rings up anew without having stopped them; the guest mounts and works."""
     directory = tmp_path / "share"
     directory.mkdir()
     driver = "/sys/bus/virtio/drivers/virtiofs"
