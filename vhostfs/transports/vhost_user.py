@@ -77,7 +77,11 @@ async def serve_device(
     while True:
         connection = await _accept(listener, journal)
         with connection:
-            await _Connection(connection, device, offer, journal).serve()
+            try:
+                await _Connection(connection, device, offer, journal).serve()
+            except Exception:
+                # A mistake of ours, met by one front-end, shall not be the end for the next.
+                logger.exception("%s: connection ended by a fault in this daemon", name)
         if once:
             return
 

@@ -264,6 +264,26 @@ async def test_what_the_device_refuses_is_an_error_acknowledgement_and_a_line_in
     assert "share: queue addresses set of ring 1 failed: Bad address" in caplog.text
 
 
+async def test_a_fault_of_the_daemon_s_own_costs_one_connection(
+    listener: socket.socket, device: FakeDevice, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fault() -> None:
+        raise KeyError("nobody thought of this")
+
+    device.obstacles["reset"] = fault
+
+    def talk() -> None:
+        with SocketFrontend(path) as frontend:
+            frontend.send(build_request(R.RESET_DEVICE, need_reply=True))
+            assert frontend.hung_up()
+        gone(device)
+        with SocketFrontend(path) as frontend:
+            frontend.settle()
+
+    await while_served(listener, device, talk)
+    assert "nobody thought of this" in caplog.text
+
+
 async def test_memory_that_vanishes_ends_the_connection(
     listener: socket.socket, device: FakeDevice, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
