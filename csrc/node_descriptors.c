@@ -240,6 +240,9 @@ static bool have_file_handle(struct node_table *table, struct node *node, int fd
 
 void node_learn_file_handle(struct request *request, struct node *node, struct node *parent, const char *name)
 {
+    if (!node->table->share->file_handles ||
+        atomic_load_explicit(&node->file_handle, memory_order_relaxed) != NULL)
+        return;
     /* The parent's descriptor stands for the mount, so a node on another is left to its name. */
     int fd = node->mount_id == parent->mount_id ? node_descriptor(request, parent) : -1;
     if (fd >= 0)
@@ -393,6 +396,8 @@ static int go_way(const struct way *way)
         int next = open_by_name(name, fd);
         if (ours)
             close(fd);
+        if (next == -ESTALE && left > 1)
+            next = open_by_file_handle(name->node); /* the host moved a directory in between */
         if (next < 0 || left == 1)
             return next;
         fd = publish_descriptor(name->node, next);

@@ -101,17 +101,18 @@ static void fill_entry(const struct request *request, const struct node *node, c
 
 /* ---- Lookups ---- */
 
-/* What the guest looks up by itself, and does not only list, is to outlive the host's renames: it may have
- * been mounted elsewhere (bind), or be somebody's working directory. A directory is opened, since it will be
- * a parent; of others the file handle will do. */
-static void hold_on_to(struct request *request, struct node *node, struct node *parent, const char *name)
+/* What the guest looks up by itself, and does not only list, is to outlive the host's renames: it may have been mounted
+ * elsewhere (bind), or be somebody's working directory. A directory is opened, since it will be a parent; of others the
+ * file handle will do, also of those that it made or listed first. */
+static void hold_on_to(struct request *request, struct node *node, struct node *parent, const char *name,
+                       bool created)
 {
-    if (request->in.opcode == FUSE_READDIRPLUS)
-        return;
-    if (S_ISDIR(node->type))
-        node_descriptor(request, node); /* if not now, then later, by name */
-    else if (request->in.opcode == FUSE_LOOKUP)
+    if (S_ISDIR(node->type)) {
+        if (created && request->in.opcode != FUSE_READDIRPLUS)
+            node_descriptor(request, node); /* if not now, then later, by name */
+    } else if (request->in.opcode == FUSE_LOOKUP) {
         node_learn_file_handle(request, node, parent, name);
+    }
 }
 
 int node_enter(struct request *request, struct node *parent, const char *name, const struct statx *attributes,
@@ -126,8 +127,7 @@ int node_enter(struct request *request, struct node *parent, const char *name, c
         node_forget(request, node_id(node), 1);
         return error;
     }
-    if (created)
-        hold_on_to(request, node, parent, name);
+    hold_on_to(request, node, parent, name, created);
     fill_entry(request, node, parent, attributes, entry);
     return 0;
 }

@@ -4,13 +4,13 @@
  * session lasts. Only the map (device, inode, mount id) -> node is locked, and sharded. What is taken out is
  * retired by epochs.
  *
- * Descriptors are a budget, not a consequence. A directory gets an O_PATH descriptor when it is first needed
- * as a parent; any other node has none until an operation cannot do without: what can be asked by parent and
- * name (statx says device and inode too, so the answer checks itself) is asked so. Nodes beyond the budget
- * give their descriptor up (clock order) and are opened again by file handle where the process may, else by
- * parent and name, checked by device, inode and birth time; ESTALE where the file is no longer to be found.
- * Before the guest removes or replaces a name, the node that is known only by that name gets its descriptor,
- * so that it lives on as an unlinked file does.
+ * Descriptors are a budget, not a consequence. A directory gets an O_PATH descriptor when it is looked up, or, if it was
+ * only listed, when it is first needed as a parent; any other node has none until an operation cannot do without: what
+ * can be asked by parent and name (statx says device and inode too, so the answer checks itself) is asked so. Nodes
+ * beyond the budget give their descriptor up (clock order) and are opened again by file handle where the process may,
+ * else by parent and name, or by a handle that the guest has open, checked by device, inode and birth time; ESTALE where
+ * the file is no longer to be found. Before the guest removes or replaces a name, the node that is known only by that
+ * name gets its descriptor, so that it lives on as an unlinked file does.
  */
 #pragma once
 #include "epoch.h"
@@ -37,9 +37,8 @@ uint32_t node_type(const struct node *node);
 uint64_t node_id(const struct node *node);
 /* statx of the node itself, in one system call where it is known how. 0 or a negative errno. */
 int node_stat(struct request *request, struct node *node, struct statx *attributes);
-/* Open the node's file anew with these open(2) flags (never a file that is neither regular nor a directory:
- * -EBADF... see handles.h on what is refused). Returns a descriptor that the caller owns, or a negative
- * errno. */
+/* Open the node's file anew with these open(2) flags. Returns a descriptor that the caller owns, or a negative errno:
+ * -ELOOP for a symbolic link, -EBADF for a device, FIFO or socket, none of which is ever opened. */
 int node_open(struct request *request, struct node *node, int flags);
 /* What an operation answers to a failed open, nothing being done yet: -errno, or REQUEST_NO_DESCRIPTORS. */
 static inline int node_open_error(int error)

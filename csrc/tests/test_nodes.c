@@ -422,18 +422,24 @@ static void a_file_that_was_looked_up_outlives_the_renames_of_the_host(void)
     end();
 }
 
+/* Let the guest know so many directories that the descriptors of all others are given up. */
+static void push_out(const char *names)
+{
+    for (unsigned int i = 0; i < 100; i++) {
+        char name[32];
+        struct fuse_entry_out entry;
+        snprintf(name, sizeof(name), "%s-%u", names, i);
+        CHECK_EQUAL(loopback_mkdir(&guest, 1, name, 0755, &entry), 0);
+    }
+}
+
 /* Know a directory "d" with a file, then so many others that its descriptor is given up. */
 static uint64_t push_out_a_directory(void)
 {
     host_directory("d");
     host_file("d/f");
     uint64_t nodeid = look_up(1, "d").nodeid;
-    for (unsigned int i = 0; i < 100; i++) {
-        char name[16];
-        struct fuse_entry_out entry;
-        snprintf(name, sizeof(name), "other-%u", i);
-        CHECK_EQUAL(loopback_mkdir(&guest, 1, name, 0755, &entry), 0);
-    }
+    push_out("other");
     return nodeid;
 }
 
@@ -448,6 +454,55 @@ static void what_the_host_moved_is_found_by_file_handle(void)
         CHECK_EQUAL(look_up(nodeid, "f").attr.nlink, 1);
         CHECK_EQUAL(ask(nodeid), 0);
     }
+    end();
+}
+
+static void what_was_only_listed_is_found_below_a_directory_that_the_host_moved(void)
+{
+    begin(16);
+    if (!loopback.share->file_handles) {
+        printf("    not shown: no file handles for this process and file system\n");
+        end();
+        return;
+    }
+    host_directory("d");
+    host_file("d/f");
+    uint64_t directory = look_up(1, "d").nodeid;
+    uint64_t fh;
+    CHECK_EQUAL(loopback_opendir(&guest, directory, &fh), 0);
+    struct fuse_read_in in = {.fh = fh, .size = 4096};
+    int32_t size = loopback_send(&guest, FUSE_READDIRPLUS, directory, &in, sizeof(in), NULL, NULL);
+    CHECK(size > 0);
+    uint64_t file = 0;
+    for (size_t at = 0; at < (size_t)size;) {
+        struct fuse_direntplus entry;
+        memcpy(&entry, guest.reply + at, sizeof(entry));
+        if (entry.entry_out.nodeid != 0)
+            file = entry.entry_out.nodeid;
+        at += (sizeof(entry) + entry.dirent.namelen + 7) & ~(size_t)7;
+    }
+    CHECK(file != 0);
+    CHECK_EQUAL(loopback_releasedir(&guest, directory, fh), 0);
+    push_out("other");
+    host_rename("d", "moved");
+    CHECK_EQUAL(ask(file), 0);
+    CHECK_EQUAL(loopback_open(&guest, file, O_RDONLY, &fh), 0);
+    end();
+}
+
+static void a_file_that_was_made_and_closed_outlives_renames_once_looked_up(void)
+{
+    begin(16);
+    struct fuse_entry_out entry;
+    uint64_t fh;
+    CHECK_EQUAL(loopback_create_file(&guest, 1, "f", O_RDWR, 0600, &entry, &fh), 0);
+    CHECK_EQUAL(loopback_release(&guest, entry.nodeid, fh), 0);
+    CHECK_EQUAL(look_up(1, "f").nodeid, entry.nodeid);
+    host_rename("f", "moved");
+    if (loopback.share->file_handles)
+        CHECK_EQUAL(ask(entry.nodeid), 0);
+    else
+        printf("    not shown: no file handles for this process and file system\n");
     end();
 }
 
@@ -664,6 +719,8 @@ int main(void)
     PROMISE(a_deep_tree_is_found_again_by_file_handle_or_name);
     PROMISE(a_file_that_was_looked_up_outlives_the_renames_of_the_host);
     PROMISE(what_the_host_moved_is_found_by_file_handle);
+    PROMISE(what_was_only_listed_is_found_below_a_directory_that_the_host_moved);
+    PROMISE(a_file_that_was_made_and_closed_outlives_renames_once_looked_up);
     PROMISE(what_the_host_moved_is_ESTALE_without);
     PROMISE(unlinked_files_keep_their_descriptors_and_the_rest_goes_on);
     PROMISE(a_process_that_may_open_less_than_the_budget_goes_on);
