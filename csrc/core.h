@@ -81,8 +81,8 @@ struct vhostfs_region {
     uint32_t reserved;
 };
 
-/* Regions may be changed while rings run. EEXIST: overlaps a region; EINVAL: size 0 or wraps; ENOENT: no
- * such. */
+/* Regions may be changed while rings run. EEXIST: overlaps a region; EINVAL: size 0, wraps, or beyond the end
+ * of its file; ENOENT: no such; ENOSPC: more than 1,024. After an error all is as it was. */
 int vhostfs_memory_add(vhostfs_device *device, const struct vhostfs_region *region);
 int vhostfs_memory_remove(vhostfs_device *device,
                           const struct vhostfs_region *region); /* fd, offset ignored */
@@ -90,7 +90,7 @@ int vhostfs_memory_replace(vhostfs_device *device, const struct vhostfs_region *
 /* Dirty log; fd -1 drops it. Pages that the device writes are marked while LOG_ALL is acknowledged. */
 int vhostfs_memory_log(vhostfs_device *device, int fd, uint64_t size, uint64_t offset);
 
-/* ---- Rings. index < queues, else EINVAL ---- */
+/* ---- Rings. index < queues, else EINVAL; EBUSY: size and base are not set while the ring runs ---- */
 
 int vhostfs_queue_set_size(vhostfs_device *device, uint32_t index, uint32_t size);
 /* User addresses (VHOST_USER_SET_VRING_ADDR). EFAULT where they lie in no region. log: flags bit 0 and

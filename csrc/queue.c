@@ -190,6 +190,7 @@ static void apply_settings(struct queue *queue)
     pthread_mutex_lock(&queue->lock);
     queue->settings.fresh = false;
     pthread_mutex_unlock(&queue->lock);
+    queue->unmapped_told = false;
     queue->repairs_seen = sigbus_repair_count();
     queue->running = !memory_vanished(queue);
     if (queue->running)

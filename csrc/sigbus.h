@@ -27,5 +27,5 @@ extern _Atomic uint64_t sigbus_repairs;
 
 static inline uint64_t sigbus_repair_count(void)
 {
-    return atomic_load_explicit(&sigbus_repairs, memory_order_relaxed);
+    return atomic_load_explicit(&sigbus_repairs, memory_order_acquire);
 }
