@@ -104,7 +104,8 @@ class Shares:
         if share is not None and PEER:
             share.daemon.close()
         if share is None or PEER:
-            place = self.base / f"share{len(self._running)}"
+            number = len(self._running) if share is None else list(self._running).index(options)
+            place = self.base / f"share{number}"
             place.mkdir(exist_ok=True)
             directory, socket = place / "shared", place / "socket"
             directory.mkdir(exist_ok=True)
