@@ -281,6 +281,16 @@ static struct request *prepare_request(struct queue *queue)
     return request;
 }
 
+/* Once a start: a guest that was given memory which is not shared asks for nothing else. */
+static void tell_unmapped_buffers(struct queue *queue)
+{
+    if (!queue->ring.met_unmapped || queue->unmapped_buffers_told)
+        return;
+    queue->unmapped_buffers_told = true;
+    tell(queue, VHOSTFS_EVENT_WARNING, EFAULT,
+         "requests fail whose buffers lie in guest memory that the front-end does not share");
+}
+
 /* Serve what waits, up to a bound. True: there may be more. */
 static bool serve_batch(struct queue *queue)
 {
@@ -309,6 +319,7 @@ static bool serve_batch(struct queue *queue)
     }
     flush(queue, &batch);
     epoch_leave(epochs, &queue->reader);
+    tell_unmapped_buffers(queue);
     if (still_mapped(queue) && result == VIRTQUEUE_BROKEN)
         break_ring(queue, EPROTO, ring->fault);
     return result != VIRTQUEUE_EMPTY || queue->throttled;

@@ -83,6 +83,7 @@ struct queue {
     bool running; /* the ring is mapped, enabled and sound */
     bool broken;
     bool unmapped_told;
+    bool unmapped_buffers_told;
     bool throttled; /* QUEUE_IN_FLIGHT are on the pool: nothing is popped until half of them are answered */
     bool kick_is_polled; /* there is no kick descriptor */
     uint64_t repairs_seen;

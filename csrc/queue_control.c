@@ -124,6 +124,8 @@ static int settings_changed(struct queue *queue)
     queue->ended = false;
     queue->broken = false;
     queue->unmapped_told = false;
+    queue->unmapped_buffers_told = false;
+    queue->ring.met_unmapped = false;
     queue->running = false;
     queue->throttled = false;
     queue->poll_window = 0;

@@ -125,7 +125,11 @@ static bool add_guest_bytes(struct chain_walk *walk, uint64_t address, uint32_t 
     while (length > 0) {
         size_t step = length;
         uint8_t *host = memory_translate_near(walk->queue->memory, near, address, &step);
-        if (host == NULL || !add_vector(vectors, count, host, step))
+        if (host == NULL) {
+            walk->queue->met_unmapped = true;
+            return false;
+        }
+        if (!add_vector(vectors, count, host, step))
             return false;
         *size += step;
         address += step;

@@ -88,6 +88,7 @@ struct virtqueue {
     uint32_t near_table; /* region of the last indirect table, of the last readable, of the last writable */
     uint32_t near_buffer[2];
     const char *fault; /* why it is broken */
+    bool met_unmapped; /* a buffer lay in no memory region; set here, cleared by the owner */
 
     alignas(128) uint16_t next_used; /* split: free-running; packed: a slot */
     bool used_wrap;                  /* packed */

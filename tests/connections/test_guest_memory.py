@@ -80,10 +80,13 @@ def test_an_answer_to_nowhere_fails_alone(served: Served) -> None:
         request = read_request(node, handle, 4096)
         at = frontend.memory.allocate(len(request))
         frontend.memory.write(at, request)
+        mark = served.daemon.lines_said
         for nowhere in (0x7777_0000_0000, 2**64 - PAGE, 0):
             chain = [Buffer(at, len(request)), Buffer(nowhere, OutHeader.SIZE + 4096, True)]
             assert client.queue.wait(client.queue.submit(chain)) == 0
         assert read_file(client) == CONTENT
+        served.daemon.wait_for_line("does not share", after=mark)
+        assert served.daemon.log(mark).count("does not share") == 1
 
 
 def test_a_new_table_may_come_while_rings_run(served: Served) -> None:
