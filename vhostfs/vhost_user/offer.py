@@ -1,4 +1,16 @@
-"""What a back-end offers its front-end: features, protocol features, rings, configuration space."""
+"""What a back-end offers its front-end: features, protocol features, rings, configuration space.
+
+What is not offered, and why. QEMU takes every protocol feature that it knows by name, whether or not it
+does what that feature asks, so that offering one in vain is no harmless boast:
+
+- INBAND_NOTIFICATIONS: User-Mode Linux would then use nothing else, an acknowledged message for each kick.
+- XEN_MMAP: QEMU takes it and sends plain regions all the same.
+- GPA_ADDRESSES: QEMU 11.1 gives ring addresses in another address space then, and has nothing to gain.
+- STATUS: QEMU reports the driver's progress only as far as FEATURES_OK for this device.
+- PAGEFAULT, DEVICE_STATE, INFLIGHT_SHMFD, SHMEM: there is no state to move, resume or map yet.
+- RING_RESET (virtio): QEMU takes it, and its device has no hook for it.
+- RING_PACKED (virtio) on request alone: some front-ends garble where a packed ring is to start.
+"""
 
 from __future__ import annotations
 
