@@ -12,6 +12,10 @@
 
 #define NANOSECONDS 1000000000U
 
+#ifndef SYS_fchmodat2 /* headers of before Linux 6.6 */
+#define SYS_fchmodat2 452
+#endif
+
 static int stat_descriptor(int fd, struct statx *attributes)
 {
     if (statx(fd, "", AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, NODE_STATX_MASK, attributes) != 0)
@@ -130,14 +134,30 @@ static int change_owner(const struct target *target, const struct fuse_setattr_i
     return fchownat(target->fd, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) == 0 ? 0 : -errno;
 }
 
+/* Some calls take a descriptor of any kind, alone, since Linux 6.6 (fchmodat2) and 5.8 (utimensat); the way by its path costs
+ * twice as much. Set for good when one is refused. */
+static _Atomic bool lacks_fchmodat2;
+static _Atomic bool lacks_utimensat;
+
+static int change_mode_of(const struct target *target, mode_t mode)
+{
+    if (target->is_handle)
+        return fchmod(target->fd, mode);
+    if (!atomic_load_explicit(&lacks_fchmodat2, memory_order_relaxed)) {
+        if (syscall(SYS_fchmodat2, target->fd, "", mode, AT_EMPTY_PATH) == 0)
+            return 0;
+        if (errno != ENOSYS)
+            return -1;
+        atomic_store_explicit(&lacks_fchmodat2, true, memory_order_relaxed);
+    }
+    return fchmodat(AT_FDCWD, target->path.text, mode, 0);
+}
+
 static int change_mode(const struct target *target, const struct node *node, const struct fuse_setattr_in *in)
 {
     if (node_type(node) == S_IFLNK)
         return -EOPNOTSUPP;
-    mode_t mode = in->mode & 07777;
-    int result =
-        target->is_handle ? fchmod(target->fd, mode) : fchmodat(AT_FDCWD, target->path.text, mode, 0);
-    return result == 0 ? 0 : -errno;
+    return change_mode_of(target, in->mode & 07777) == 0 ? 0 : -errno;
 }
 
 static int change_size(const struct target *target, const struct fuse_setattr_in *in)
@@ -161,15 +181,27 @@ static struct timespec wanted_time(uint32_t valid, uint32_t set, uint32_t now, u
     return (struct timespec){.tv_sec = (time_t)seconds, .tv_nsec = (long)nanoseconds};
 }
 
+static int change_times_of(const struct target *target, const struct timespec *times)
+{
+    if (target->is_handle)
+        return futimens(target->fd, times);
+    if (!atomic_load_explicit(&lacks_utimensat, memory_order_relaxed)) {
+        if (utimensat(target->fd, "", times, AT_EMPTY_PATH) == 0)
+            return 0;
+        if (errno != EINVAL)
+            return -1;
+        atomic_store_explicit(&lacks_utimensat, true, memory_order_relaxed);
+    }
+    return utimensat(AT_FDCWD, target->path.text, times, 0);
+}
+
 static int change_times(const struct target *target, const struct fuse_setattr_in *in)
 {
     struct timespec times[2] = {
         wanted_time(in->valid, FATTR_ATIME, FATTR_ATIME_NOW, in->atime, in->atimensec),
         wanted_time(in->valid, FATTR_MTIME, FATTR_MTIME_NOW, in->mtime, in->mtimensec),
     };
-    int result =
-        target->is_handle ? futimens(target->fd, times) : utimensat(AT_FDCWD, target->path.text, times, 0);
-    return result == 0 ? 0 : -errno;
+    return change_times_of(target, times) == 0 ? 0 : -errno;
 }
 
 /* What the host would take for something else (no change, now, leave alone), or not refuse before other
