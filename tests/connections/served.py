@@ -21,10 +21,8 @@ PATIENCE = 20.0
 CONTENT = bytes(range(256)) * 1024
 """What the share's file holds: 256 KiB, each byte telling its offset modulo 256."""
 
-CONFIGURATION = """
-sandbox: {{mode: none}}
-devices:
-  - tag: share
+DEVICE = """
+  - tag: {tag}
     socket: {{path: {socket}}}
     {keys}
     mounts:
@@ -34,15 +32,12 @@ devices:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A daemon, and the directory that it serves."""
+    """A device of a daemon, and the directory that it serves."""
 
     directory: Path
     daemon: Daemon
-
-    @property
-    def socket(self) -> Path:
-        """Where front-ends connect."""
-        return self.daemon.socket
+    socket: Path
+    """Where front-ends connect."""
 
     @contextmanager
     def mounted(self, options: FrontendOptions | None = None) -> Iterator[tuple[Frontend, FuseClient]]:
@@ -108,13 +103,26 @@ def eventually(promise: Callable[[], bool], what: str) -> None:
 @contextmanager
 def serving(place: Path, *, keys: str = "", options: tuple[str, ...] = ()) -> Iterator[Served]:
     """Provide a daemon that must end well when it is told to; `keys` go into its device's configuration."""
-    directory = place / "shared"
-    directory.mkdir()
-    (directory / "file").write_bytes(CONTENT)
-    socket = place / "socket"
+    with serving_many(place, ("share",), keys=keys, options=options) as (served,):
+        yield served
+
+
+@contextmanager
+def serving_many(
+    place: Path, tags: tuple[str, ...], *, keys: str = "", options: tuple[str, ...] = ()
+) -> Iterator[tuple[Served, ...]]:
+    """Provide a daemon with a device for each tag; each is as a daemon of its own to a front-end."""
+    text = "sandbox: {mode: none}\ndevices:"
+    directories = [place / tag for tag in tags]
+    for directory in directories:
+        directory.mkdir()
+        (directory / "file").write_bytes(CONTENT)
+        socket = place / f"{directory.name}.sock"
+        text += DEVICE.format(tag=directory.name, socket=socket, directory=directory, keys=keys)
     configuration = place / "vhostfs.yaml"
-    configuration.write_text(CONFIGURATION.format(socket=socket, directory=directory, keys=keys))
+    configuration.write_text(text)
     program = Path(sys.executable).parent / "vhostfsd"
-    with running_daemon([str(program), "--config", str(configuration), *options], socket) as daemon:
-        yield Served(directory, daemon)
+    command = [str(program), "--config", str(configuration), *options]
+    with running_daemon(command, place / f"{tags[0]}.sock") as daemon:
+        yield tuple(Served(directory, daemon, place / f"{directory.name}.sock") for directory in directories)
         assert daemon.stop() == 0, daemon.log()

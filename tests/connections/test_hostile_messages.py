@@ -9,10 +9,11 @@ import socket
 import struct
 import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
-from tests.connections.served import Served, eventually
+from tests.connections.served import CONTENT, Served, eventually, read_file, serving_many
 from tests.frontend.frontend import Frontend
 from tests.frontend.memory import PAGE
 from tests.frontend.messages import (
@@ -105,6 +106,33 @@ def test_no_talk_at_random_hurts_the_daemon(served: Served, seed: int) -> None:
     served.settle()
     eventually(lambda: len(served.open_descriptors()) <= before + 1, "descriptors stayed open")
     assert served.mappings_of_guests() == []
+
+
+def test_a_guest_works_on_while_another_device_is_attacked(tmp_path: Path) -> None:
+    with serving_many(tmp_path, ("attacked", "working")) as (attacked, working):
+        enough = threading.Event()
+        talks = 0
+
+        def attack() -> None:
+            nonlocal talks
+            chance = random.Random(7)
+            while not enough.is_set():
+                talks += 1
+                with Frontend.start(attacked.socket) as frontend, contextlib.suppress(BackendGoneError):
+                    for _ in range(40):
+                        speak_at_random(chance, frontend)
+
+        attacking = threading.Thread(target=attack)
+        attacking.start()
+        try:
+            with working.mounted() as (frontend, client):
+                while talks < 20:
+                    assert read_file(client) == CONTENT
+                    frontend.start_queues(frontend.stop_queues())
+        finally:
+            enough.set()
+            attacking.join()
+        attacked.check()
 
 
 STATE, NUMBER, ADDRESSES, REGION = 8, 8, 40, 32
