@@ -97,12 +97,15 @@ static int lookup_dots(struct request *request, const char *name, struct fuse_en
 
 static int lookup(struct request *request, struct fuse_entry_out *entry)
 {
-    struct place place;
-    int error = take_place(request, 0, &place);
-    if (error != 0 && (place.name == NULL || !is_dots(place.name)))
+    struct place place = {.name = request_string(request)};
+    int error = check_name(place.name, 0);
+    if (error != 0)
         return error;
     if (is_dots(place.name))
         return lookup_dots(request, place.name, entry);
+    error = find_parent(request, request->in.nodeid, &place);
+    if (error != 0)
+        return error;
     struct statx attributes;
     error = stat_place(&place, &attributes);
     return error != 0 ? error : node_enter(request, place.parent, place.name, &attributes, entry);
@@ -443,7 +446,7 @@ int32_t passthrough_tmpfile(struct request *request)
      * first. */
     int own = error == 0 ? open(descriptor_path(fd).text, O_PATH | O_CLOEXEC) : -1;
     if (error == 0)
-        error = own < 0 ? -errno
+        error = own < 0 ? node_open_error(errno)
                         : node_enter_opened(request, place.parent, NULL, &attributes, own, &created.entry);
     if (error != 0) {
         close(fd);

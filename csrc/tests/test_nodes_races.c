@@ -175,7 +175,7 @@ static void step(struct player *player)
         ask_something(player);
         break;
     }
-    if (atomic_load(&sessions_end) && draw(player, 2000) == 0) {
+    if (atomic_load(&sessions_end) && draw(player, 500) == 0) {
         struct fuse_init_in in = {.major = 7, .minor = 45};
         CHECK(loopback_send(&player->guest, FUSE_INIT, 0, &in, sizeof(in), NULL, NULL) > 0);
     }
@@ -193,7 +193,7 @@ static void *play(void *argument)
 
 static _Atomic bool over;
 
-/* The host, at the same names, without asking. */
+/* The host, at the same names, without asking; and a front-end that resets the device. */
 static void *disturb(void *argument)
 {
     struct player *player = argument;
@@ -207,6 +207,8 @@ static void *disturb(void *argument)
         else
             renameat(loopback.root_fd, to, loopback.root_fd, from);
         unlinkat(loopback.root_fd, draw(player, 4) == 0 ? from : to, 0);
+        if (atomic_load(&sessions_end) && draw(player, 200) == 0)
+            session_end(&loopback.session);
     }
     return NULL;
 }
