@@ -55,10 +55,10 @@ class QemuGuest(Guest):
         command = [
             str(emulator.program),
             *("-nodefaults", "-nographic", "-M", "pc,memory-backend=mem", "-accel", "tcg", "-cpu", "max"),
-            *("-smp", str(processors), "-m", "768M"),
+            *("-smp", str(processors), "-m", "768M,slots=2,maxmem=2G"),
             *("-object", "memory-backend-memfd,id=mem,size=768M,share=on"),
             *("-kernel", str(kernel.vmlinuz), "-initrd", str(initrd)),
-            *("-append", f"console=ttyS0 quiet panic=-1 {options}"),
+            *("-append", f"console=ttyS0 quiet panic=-1 memhp_default_state=online_movable {options}"),
             *("-serial", f"file:{console}"),
             *("-qmp", f"unix:{monitor_path},server=on,wait=off"),
             *(
@@ -101,14 +101,23 @@ class QemuGuest(Guest):
         """Plug a device with this many request queues into the running guest; ``mount`` waits for it."""
         address = {"type": "unix", "data": {"path": str(daemon.socket)}}
         backend = {"type": "socket", "data": {"addr": address, "server": False}}
-        self.monitor.execute("chardev-add", id=f"chardev-{daemon.tag}", backend=backend)
-        self.monitor.execute("device_add", **_device(daemon, queues))
+        self.monitor.execute("chardev-add", {"id": f"chardev-{daemon.tag}", "backend": backend})
+        self.monitor.execute("device_add", _device(daemon, queues))
 
     def unplug(self, daemon: Daemon) -> None:
         """Take a device out that no file system is mounted from, and wait until the guest has let it go."""
-        self.monitor.execute("device_del", id=f"device-{daemon.tag}")
+        self.monitor.execute("device_del", {"id": f"device-{daemon.tag}"})
         self.monitor.wait_event("DEVICE_DELETED", device=f"device-{daemon.tag}")
-        self.monitor.execute("chardev-remove", id=f"chardev-{daemon.tag}")
+        self.monitor.execute("chardev-remove", {"id": f"chardev-{daemon.tag}"})
+
+    def add_memory(self, mebibytes: int) -> None:
+        """Plug memory into the running guest and wait until it is used, for files before all."""
+        memory = {"qom-type": "memory-backend-memfd", "id": "more", "size": mebibytes << 20, "share": True}
+        self.monitor.execute("object-add", memory)
+        self.monitor.execute("device_add", {"driver": "pc-dimm", "id": "dimm", "memdev": "more"})
+        self.run(
+            "until sed -n '/zone *Movable/,/managed/p' /proc/zoneinfo | grep -q 'managed *[1-9]'; do :; done"
+        )
 
     def pause(self) -> None:
         """Stop the guest's processors and devices."""

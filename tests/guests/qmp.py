@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ class Monitor:
             self._socket.close()
             raise
 
-    def execute(self, command: str, /, *, timeout: float = 60.0, **arguments: Any) -> Any:
+    def execute(
+        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 60.0
+    ) -> Any:
         """Run a command and return what it returned."""
-        request = {"execute": command, "arguments": arguments}
+        request = {"execute": command, "arguments": dict(arguments or {})}
         deadline = time.monotonic() + timeout
         self._socket.sendall(json.dumps(request).encode() + b"\n")
         while True:

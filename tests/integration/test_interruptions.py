@@ -155,3 +155,19 @@ def test_a_driver_may_let_the_device_go_and_take_it_again(lane: Lane, tmp_path: 
                 f"device=$(basename $(echo {driver}/virtio*)) &&"
                 f" echo $device >{driver}/unbind && echo $device >{driver}/bind"
             )
+
+
+@on_qemu
+def test_memory_plugged_into_a_running_guest_serves_its_share(qemu: QemuLane, tmp_path: Path) -> None:
+    """Data goes into memory that the guest was given while it ran as into any other."""
+    directory = tmp_path / "share"
+    directory.mkdir()
+    with Daemon(tmp_path, directory, "share") as daemon, qemu.own_guest([daemon]) as guest:
+        place = guest.mount("share")
+        guest.run(f"echo before >{place}/file")
+        guest.add_memory(256)
+        guest.run(fio(str(place), "--rw=randrw --bs=64k --size=32m --ioengine=psync"), timeout=120)
+        movable = guest.run("sed -n '/zone *Movable/,/nr_zone_unevictable/p' /proc/zoneinfo")
+        cached = sum(int(line.split()[1]) for line in movable.splitlines() if "active_file" in line)
+        assert cached * 4096 > 16 << 20, "the file is not in the memory that was plugged in"
+        assert guest.run(f"cat {place}/file") == "before\n"
