@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.connections.served import Served, serving
-from tests.operations.shares import PEER, Mount, Shares
+from tests.operations.shares import Mount, Shares
 
 pytest.register_assert_rewrite("tests.operations.twins")
 
@@ -23,15 +23,16 @@ def pytest_report_header() -> str:
 
 @pytest.fixture(scope="session")
 def shares(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shares]:
-    """Provide the daemons of this run; each must end cleanly, and must never have met an error of its own."""
+    """Provide the daemons of this run; each must end cleanly and never have met a fault of its own."""
     shares = Shares(tmp_path_factory.mktemp("shares"))
-    status = shares.stop
     try:
         yield shares
     finally:
-        ended = status()
-    if not PEER:
-        assert set(ended.values()) <= {0}, f"daemons ended with {ended}"
+        ended = shares.stop()
+    for share, status in ended:
+        assert status == 0, share.daemon.log()
+        assert "Traceback" not in share.daemon.log()
+        assert " ERROR " not in share.daemon.log()
 
 
 @pytest.fixture

@@ -117,10 +117,10 @@ class Shares:
         share.directory.chmod(0o755)
         return share
 
-    def stop(self) -> dict[tuple[str, ...], int]:
-        """End all daemons by SIGTERM and return their exit status."""
+    def stop(self) -> list[tuple[Share, int]]:
+        """End all daemons by SIGTERM; return each with its exit status."""
         with self._stack:
-            return {options: share.daemon.stop() for options, share in self._running.items() if not PEER}
+            return [(share, share.daemon.stop()) for share in self._running.values() if not PEER]
 
     @contextmanager
     def mounted(

@@ -235,3 +235,19 @@ def test_a_directory_that_the_host_swaps_for_a_link_leads_nowhere_else(mount: Mo
     assert mount.client.read(entry.nodeid, mount.client.open(entry.nodeid).fh, 100) == b"inside"
     mount.client.create(directory, b"new")
     assert (mount.directory / "moved" / "new").exists()
+
+
+@pytest.mark.parametrize("held", ["file", "dir/file", "dir"])
+def test_what_the_guest_looked_up_stays_itself_when_the_host_renames_it(held: str, mount: Mount) -> None:
+    """A guest's working directory may be such a node."""
+    (mount.directory / "dir").mkdir()
+    for name in ("file", "dir/file"):
+        (mount.directory / name).write_bytes(b"content")
+    node = mount.node(held)
+    expected = (mount.directory / held).stat().st_ino
+    (mount.directory / held).rename(mount.directory / "moved")
+    assert mount.client.getattr(node).attr.ino == expected
+    if held == "dir":
+        assert {entry.name for entry in mount.client.list_directory(node)} == {b".", b"..", b"file"}
+    else:
+        assert mount.client.read(node, mount.client.open(node).fh, 10) == b"content"
