@@ -80,6 +80,7 @@ from vhostfs.vhost_user.messages import (
     FRONTEND_MESSAGES,
     HEADER,
     MAX_CONFIG_SIZE,
+    MAX_DESCRIPTORS,
     MAX_PAYLOAD,
     NO_DESCRIPTOR_BIT,
     NUMBER,
@@ -246,12 +247,10 @@ class Backend:
         return self._pending is None and not self._message.data
 
     def receive(self, data: bytes, descriptors: Sequence[int] = ()) -> Event | None:
-        """Take bytes, and the descriptors that came with them; return what the message asks for, once it is
-        whole.
+        """Take bytes and the descriptors with them; return what the message asks for, once it is whole.
 
-        `data` has 1 to `wanted` bytes; ValueError otherwise. Raises ProtocolError for what breaks the
-        protocol, after which the connection is to be closed. In every case the machine owns the
-        descriptors.
+        `data` has 1 to `wanted` bytes; ValueError otherwise. Raises ProtocolError for a breach, after which
+        the connection is to be closed. In every case the machine owns the descriptors.
         """
         self._message.descriptors.extend(descriptors)
         wanted = self.wanted
@@ -260,6 +259,8 @@ class Backend:
             raise ValueError(f"{len(data)} bytes given where 1 to {wanted} are wanted")
         self._message.data += data
         try:
+            if len(self._message.descriptors) > MAX_DESCRIPTORS:
+                raise ProtocolError(f"a message came with more than {MAX_DESCRIPTORS} descriptors")
             return self._advance()
         except ProtocolError:
             self.close()

@@ -284,6 +284,15 @@ def test_missing_and_surplus_descriptors_end_the_connection_and_are_closed(
     assert not conversation.ledger.open
 
 
+def test_a_message_cannot_gather_descriptors_byte_by_byte() -> None:
+    conversation = Conversation(OFFER)
+    message = struct.pack("=III", R.SET_MEM_TABLE, 0x1, MAX_PAYLOAD)
+    conversation.feed(message[:1], conversation.ledger.make(253))
+    with pytest.raises(ProtocolError, match="more than 253 descriptors"):
+        conversation.feed(message[1:2], conversation.ledger.make(1))
+    assert not conversation.ledger.open
+
+
 def test_the_descriptors_of_half_a_message_are_closed_with_the_connection() -> None:
     conversation = Conversation(OFFER)
     conversation.feed(build_request(R.SET_VRING_KICK, Number(0))[:9], conversation.ledger.make())
