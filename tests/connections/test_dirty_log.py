@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -22,10 +23,18 @@ def pages(frontend: Frontend) -> dict[int, bytes]:
     }
 
 
+def forget_pages(path: Path) -> None:
+    """Have the host read a file from its disk next time, which a thread of the pool then waits for."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 @pytest.mark.parametrize("event_idx", [False, True])
 @pytest.mark.parametrize("piece", [None, 1000])
+@pytest.mark.parametrize("cold", [False, True], ids=["cached", "from the disk"])
 def test_every_page_that_the_device_changes_is_marked(
-    served: Served, event_idx: bool, piece: int | None
+    served: Served, event_idx: bool, piece: int | None, cold: bool
 ) -> None:
     options = FrontendOptions(layout=SCATTERED, event_idx=event_idx)
     with served.mounted(options) as (frontend, client):
@@ -46,6 +55,8 @@ def test_every_page_that_the_device_changes_is_marked(
             return at
 
         frontend.memory.allocate = remember  # type: ignore[method-assign]
+        if cold:
+            forget_pages(served.directory / "file")
         before = pages(frontend)
         assert client.read(node, handle, 65536, 0) == CONTENT[:65536]
         frontend.memory.allocate = allocate  # type: ignore[method-assign]
