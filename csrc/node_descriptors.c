@@ -14,9 +14,9 @@
 #include <unistd.h>
 
 #define CLIMB_LIMIT                                                                                          \
-    4096               /* directories above a node that are tried: names may be out of date and form a ring */
-#define EVICT_BATCH 8  /* descriptors given up at once */
-#define EVICT_TRIES 64 /* nodes looked at for that */
+    4096              /* directories above a node that are tried: names may be out of date and form a ring */
+#define EVICT_BATCH 8 /* descriptors given up at once */
+#define EVICT_TRIES 64U /* nodes looked at for that */
 #define STAT_ATTEMPTS 4 /* a name that changes under us is read again */
 
 struct retired_descriptor {
@@ -31,6 +31,7 @@ int node_descriptors_init(struct node_table *table)
     uint64_t budget = table->share->options.descriptor_budget;
     pthread_mutex_init(&descriptors->lock, NULL);
     descriptors->budget = budget > 1U << 24 ? 1U << 24 : (uint32_t)budget;
+    atomic_init(&descriptors->patience, EVICT_TRIES);
     descriptors->holders = calloc(descriptors->budget, sizeof(struct node *));
     return descriptors->holders != NULL ? 0 : -ENOMEM;
 }
@@ -272,14 +273,19 @@ static bool can_be_found_again(struct node_table *table, struct node *node)
 
 uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint32_t wanted)
 {
+    /* Where all that is open was unlinked, looking for more costs ever less. */
+    uint32_t patience = atomic_load_explicit(&table->descriptors.patience, memory_order_relaxed);
     uint32_t evicted = 0;
-    for (uint32_t tries = 0; tries < EVICT_TRIES && evicted < wanted; tries++) {
+    for (uint32_t tries = 0; tries < patience && evicted < wanted; tries++) {
         struct node *node = next_victim(&table->descriptors);
         if (node == NULL)
             break;
         if (can_be_found_again(table, node) && give_up(node, epochs))
             evicted++;
     }
+    uint32_t next = evicted > 0 ? EVICT_TRIES : patience > 2 ? patience / 2 : 1;
+    if (next != patience)
+        atomic_store_explicit(&table->descriptors.patience, next, memory_order_relaxed);
     return evicted;
 }
 

@@ -99,7 +99,8 @@ struct node_descriptors {
                               among them */
     uint32_t budget;
     uint32_t count;
-    uint32_t hand; /* the clock's */
+    uint32_t hand;             /* the clock's */
+    _Atomic uint32_t patience; /* nodes that are looked at to give up some */
     /* Readable descriptors, one a mount, for open_by_handle_at; only added to. */
     uint32_t mounts;
     uint32_t mount_id[NODE_MOUNTS];
