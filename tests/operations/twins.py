@@ -50,7 +50,7 @@ def plant(directory: Path) -> None:
 
 
 def portrait(directory: Path) -> dict[str, tuple[object, ...]]:
-    """Return all that a user may see of a tree, but for times and inode numbers."""
+    """Return all that a user may see of a tree, but for times, inode numbers and what lies beyond a mebibyte."""
     seen: dict[str, tuple[object, ...]] = {}
     paths = [Path(root, name) for root, *names in os.walk(directory) for name in chain(*names)]
     for path in sorted(paths):
@@ -59,7 +59,8 @@ def portrait(directory: Path) -> dict[str, tuple[object, ...]]:
         if path.is_symlink():
             content = str(path.readlink())
         elif path.is_file():
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                content = file.read(1 << 20)
         attributes = () if path.is_symlink() else tuple(sorted(os.listxattr(path)))
         seen[str(path.relative_to(directory))] = (
             oct(about.st_mode),
