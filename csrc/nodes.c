@@ -34,6 +34,11 @@ uint64_t node_inode(const struct node *node)
     return node->inode;
 }
 
+uint64_t node_device(const struct node *node)
+{
+    return node->device + 1;
+}
+
 struct node *node_parent(const struct node *node)
 {
     if (node_is_root(node))

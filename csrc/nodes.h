@@ -69,6 +69,8 @@ int node_enter_again(struct request *request, struct node *node, struct fuse_ent
 struct node *node_parent(const struct node *node);
 /* The inode number, as the host has it. */
 uint64_t node_inode(const struct node *node);
+/* The device that the file lies on: a number that tells one from another, never 0. */
+uint64_t node_device(const struct node *node);
 
 /* For who changes names. Before a name is removed or replaced: the node that is known only by it gets its
  * descriptor. That node, or NULL where none is known. */

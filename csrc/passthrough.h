@@ -28,8 +28,9 @@ struct passthrough {
     struct vhostfs_passthrough_options options; /* root_fd and proc_self_fd are our own duplicates */
     struct session *session;
     uint16_t mount;
-    _Atomic uint64_t flags; /* negotiated INIT flags of the session that runs */
-    bool file_handles;      /* open_by_handle_at works for this process and file system */
+    _Atomic uint64_t flags;         /* negotiated INIT flags of the session that runs */
+    bool file_handles;              /* open_by_handle_at works for this process and file system */
+    _Atomic uint64_t memory_device; /* node_device of a tmpfs or the like that reads were seen on; 0: none */
     bool local; /* the host's file system is local: close reports no errors, FLUSH need not be sent */
     struct node_table *nodes;
     struct handle_table *handles;

@@ -157,14 +157,33 @@ static int32_t transfer_error(int error)
     return error == EFAULT ? -EIO : -error;
 }
 
-static uint32_t learn_reading(struct handle *handle)
+/* RWF_NOWAIT was refused: see what lies behind the handle, and remember it for others on the same device. */
+static uint32_t learn_reading(struct request *request, struct handle *handle)
 {
     struct statfs file_system;
     bool memory = fstatfs(handle->fd, &file_system) == 0 &&
                   (file_system.f_type == TMPFS_MAGIC || file_system.f_type == RAMFS_MAGIC);
     uint32_t reading = memory ? READING_IN_MEMORY : READING_MAY_SLEEP;
     atomic_store_explicit(&handle->reading, reading, memory_order_relaxed);
+    const struct node *node = memory ? node_find(request, handle->nodeid) : NULL;
+    if (node != NULL)
+        atomic_store_explicit(&passthrough_of(request)->memory_device, node_device(node),
+                              memory_order_relaxed);
     return reading;
+}
+
+/* What is known of reading from the handle, without asking the host. */
+static uint32_t known_reading(struct request *request, struct handle *handle)
+{
+    uint32_t reading = atomic_load_explicit(&handle->reading, memory_order_relaxed);
+    uint64_t device = atomic_load_explicit(&passthrough_of(request)->memory_device, memory_order_relaxed);
+    if (reading != READING_UNKNOWN || device == 0)
+        return reading;
+    const struct node *node = node_find(request, handle->nodeid);
+    if (node == NULL || node_device(node) != device)
+        return reading;
+    atomic_store_explicit(&handle->reading, READING_IN_MEMORY, memory_order_relaxed);
+    return READING_IN_MEMORY;
 }
 
 /* Whether a read that stopped here met the end of the file: data is cached in whole pages and read from disks
@@ -213,14 +232,14 @@ static int32_t read_fully(struct request *request, const struct handle *handle, 
 static int32_t read_without_sleep(struct request *request, struct handle *handle, size_t size,
                                   uint64_t offset)
 {
-    uint32_t reading = atomic_load_explicit(&handle->reading, memory_order_relaxed);
     if ((handle->flags & O_DIRECT) != 0)
         return REQUEST_WOULD_SLEEP;
+    uint32_t reading = known_reading(request, handle);
     if (reading == READING_UNKNOWN) {
         int32_t result = read_fully(request, handle, size, offset, RWF_NOWAIT);
         if (result != -EOPNOTSUPP)
             return result == -EAGAIN ? REQUEST_WOULD_SLEEP : result;
-        reading = learn_reading(handle);
+        reading = learn_reading(request, handle);
     }
     return reading == READING_IN_MEMORY ? read_fully(request, handle, size, offset, 0) : REQUEST_WOULD_SLEEP;
 }

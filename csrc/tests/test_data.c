@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/vfs.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #define MEBIBYTE (1024 * 1024)
@@ -290,6 +291,31 @@ static void writes_kill_privileges_where_the_guest_says_so(void)
     CHECK_EQUAL(write_with(&twin, pair.nodeid, &in, "y", 1), -EBADF);
     CHECK_EQUAL(write_at(&twin, pair.nodeid, pair.fh, 0, "x", 1), 1);
     CHECK_EQUAL(file_mode(&twin, "file"), 06755);
+    close_both(&twin, &pair);
+    twin_destroy(&twin);
+}
+
+/* Capabilities of a file, as the kernel stores them: version 2, CAP_NET_RAW permitted. */
+static const uint8_t net_raw[] = {0, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+
+static void changes_of_any_kind_take_capabilities_away(void)
+{
+    struct twin twin;
+    twin_begin(&twin, FUSE_INIT_HANDLE_KILLPRIV_V2);
+    twin_file(&twin, "file", "0123456789", 0755);
+    struct open_pair pair = open_both(&twin, "file", O_RDWR);
+    const char *path = twin_share(&twin, "file");
+    const struct fuse_setattr_in changes[] = {{.valid = FATTR_SIZE, .size = 5},
+                                              {.valid = FATTR_UID, .uid = 1000}};
+    for (size_t i = 0; i < 3; i++) {
+        CHECK_EQUAL(setxattr(path, "security.capability", net_raw, sizeof(net_raw), 0), 0);
+        if (i == 0)
+            CHECK_EQUAL(write_at(&twin, pair.nodeid, pair.fh, 0, "x", 1), 1);
+        else
+            CHECK(loopback_send(&twin.guest, FUSE_SETATTR, pair.nodeid, &changes[i - 1], sizeof(changes[0]),
+                                NULL, NULL) > 0);
+        CHECK_EQUAL(twin_errno(getxattr(path, "security.capability", NULL, 0)), -ENODATA);
+    }
     close_both(&twin, &pair);
     twin_destroy(&twin);
 }
@@ -815,6 +841,7 @@ int main(void)
     PROMISE(with_writeback_the_guest_knows_where_the_end_is);
     PROMISE(directions_are_kept_apart);
     PROMISE(writes_kill_privileges_where_the_guest_says_so);
+    PROMISE(changes_of_any_kind_take_capabilities_away);
     PROMISE(synchronous_writes_wait_on_the_pool);
     PROMISE(direct_io_reaches_the_host_where_it_is_allowed);
     PROMISE(memory_that_is_gone_is_an_input_output_error);
