@@ -59,7 +59,7 @@ void vhostfs_device_destroy(vhostfs_device *device);
 /* The front-end is gone, or a new one comes: stop all rings, end the session, forget memory, log and
  * features. */
 void vhostfs_device_disconnect(vhostfs_device *device);
-/* RESET_DEVICE: stop and disable all rings, end the session; guest memory stays. */
+/* RESET_DEVICE: stop and disable all rings, which begin at base 0 again, end the session; guest memory stays. */
 void vhostfs_device_reset(vhostfs_device *device);
 /* SET_FEATURES: the virtio feature bits that the front-end acknowledged (EVENT_IDX, INDIRECT, PACKED,
  * LOG_ALL). */

@@ -118,6 +118,7 @@ void vhostfs_device_reset(vhostfs_device *device)
             continue;
         queue_finish(device->queues[i]);
         queue_set_enabled(device->queues[i], false);
+        queue_set_base(device->queues[i], 0);
     }
     session_end(&device->session);
     epoch_reclaim(&device->session.epochs);

@@ -583,6 +583,7 @@ static void a_reset_keeps_memory_and_ends_the_session(void)
     mock_await_sleepers(1);
     vhostfs_device_reset(guest.device);
     mock_await_sleepers(0);
+    CHECK_EQUAL(stop(1), 0);
     driver_destroy(&driver);
     attach(&driver, 1);
     CHECK_EQUAL(driver_call(&driver, FUSE_GETATTR, 1, NULL, 0), -EIO); /* no session */
