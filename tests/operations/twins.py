@@ -50,7 +50,7 @@ def plant(directory: Path) -> None:
 
 
 def portrait(directory: Path) -> dict[str, tuple[object, ...]]:
-    """Return all that a user may see of a tree, but for times, inode numbers and what lies beyond a mebibyte."""
+    """Return all that a user may see of a tree, but for times and inode numbers, up to 1 MiB a file."""
     seen: dict[str, tuple[object, ...]] = {}
     paths = [Path(root, name) for root, *names in os.walk(directory) for name in chain(*names)]
     for path in sorted(paths):
