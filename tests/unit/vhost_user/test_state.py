@@ -556,7 +556,7 @@ def _messages(draw: st.DrawFn) -> tuple[bytes, int]:
     return struct.pack("=III", request, flags, size) + body, descriptors
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(_messages(), st.booleans()), max_size=25), st.booleans())
 def test_no_conversation_leaks_a_descriptor_or_raises_anything_else(
     talk: list[tuple[tuple[bytes, int], bool]], set_up: bool
