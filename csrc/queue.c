@@ -180,7 +180,7 @@ static void apply_settings(struct queue *queue)
         memory_table_put(memory);
         if (!queue->unmapped_told)
             tell(queue, VHOSTFS_EVENT_WARNING, EFAULT,
-                 "the ring waits: its addresses lie in no memory region");
+                 "the ring waits: its addresses lie in no memory region, or are not aligned");
         queue->unmapped_told = true;
         return;
     }

@@ -5,7 +5,9 @@
 
 #include <errno.h>
 #include <linux/memfd.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define MIB (1ULL << 20)
@@ -242,8 +244,55 @@ static void events_are_kept_in_order_and_the_dropped_ones_counted(void)
     guest_destroy(&guest);
 }
 
+static void leave_with_42(int number)
+{
+    (void)number;
+    _exit(42);
+}
+
+static void fault(void)
+{
+    int fd = memfd_create("short", MFD_CLOEXEC);
+    CHECK_EQUAL(ftruncate(fd, 4096), 0);
+    volatile uint8_t *bytes = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK_EQUAL(ftruncate(fd, 0), 0);
+    bytes[0] = 1;
+}
+
+static void be_signalled(void)
+{
+    kill(getpid(), SIGBUS);
+}
+
+/* How a process ends that had a handler of its own, or none, before the core's, and then meets SIGBUS. */
+static int end_of_process(bool has_handler, void (*meet)(void))
+{
+    pid_t process = fork();
+    CHECK(process >= 0);
+    if (process == 0) {
+        signal(SIGBUS, has_handler ? leave_with_42 : SIG_DFL);
+        fclose(stderr); /* sanitizers report what is meant to happen here */
+        CHECK_EQUAL(vhostfs_core_initialise(), 0);
+        CHECK_EQUAL(vhostfs_core_initialise(), 0);
+        meet();
+        _exit(0);
+    }
+    int status = 0;
+    CHECK_EQUAL(waitpid(process, &status, 0), process);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+static void faults_outside_guest_memory_are_not_ours(void)
+{
+    CHECK_EQUAL(end_of_process(true, fault), 42);
+    CHECK_EQUAL(end_of_process(true, be_signalled), 42);
+    CHECK(end_of_process(false, fault) != 0);
+    CHECK(end_of_process(false, be_signalled) != 0);
+}
+
 int main(void)
 {
+    PROMISE(faults_outside_guest_memory_are_not_ours); /* first: the handler is installed once a process */
     PROMISE(regions_may_begin_anywhere_in_their_file);
     PROMISE(what_lies_in_no_region_is_not_translated);
     PROMISE(regions_that_make_no_sense_are_refused_and_change_nothing);
