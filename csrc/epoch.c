@@ -110,15 +110,26 @@ static struct epoch_retired *take_unseen(struct epoch_domain *domain)
     return taken;
 }
 
-void epoch_reclaim(struct epoch_domain *domain)
+/* Release what no reader can see; what is pinned is retired again. Whether anything was released. */
+static bool release_unseen(struct epoch_domain *domain)
 {
+    bool released = false;
     struct epoch_retired *retired = take_unseen(domain);
     while (retired != NULL) {
         struct epoch_retired *next = retired->next;
-        if (!retired->release(retired))
+        if (retired->release(retired))
+            released = true;
+        else
             epoch_retire(domain, retired, retired->release);
         retired = next;
     }
+    return released;
+}
+
+void epoch_reclaim(struct epoch_domain *domain)
+{
+    while (release_unseen(domain) && atomic_load_explicit(&domain->waiting, memory_order_relaxed))
+        ;
 }
 
 void epoch_drain(struct epoch_domain *domain)
