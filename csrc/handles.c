@@ -29,9 +29,9 @@ struct handle_table {
     struct passthrough *share;
     pthread_mutex_t lock;
     _Atomic(struct handle_slot *) chunks[CHUNKS];
-    _Atomic uint32_t used;  /* slots below were given out at least once; the first is never */
-    uint32_t free;          /* under lock: the first free slot, 0: none */
-    uint32_t open;          /* under lock */
+    _Atomic uint32_t used; /* slots below were given out at least once; the first is never */
+    uint32_t free;         /* under lock: the first free slot, 0: none */
+    uint32_t open; /* descriptors counted: of handles, until they are closed, and lock owners; under lock */
     uint64_t process_limit; /* descriptors that the process may have */
 };
 
@@ -72,29 +72,39 @@ static uint32_t fresh_slot(struct handle_table *table)
     return number;
 }
 
-/* Give the handle a slot and its fh. 0, -ENFILE or -ENOMEM. */
+bool handle_count_descriptor(struct handle_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    bool room = table->open < handle_limit(table);
+    table->open += room;
+    pthread_mutex_unlock(&table->lock);
+    return room;
+}
+
+void handle_discount_descriptor(struct handle_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    table->open--;
+    pthread_mutex_unlock(&table->lock);
+}
+
+/* Give the handle, whose descriptor is counted, a slot and its fh. 0 or -ENOMEM. */
 static int publish(struct handle_table *table, struct handle *handle)
 {
-    int error = 0;
     pthread_mutex_lock(&table->lock);
     uint32_t number = table->free;
-    if (table->open >= handle_limit(table)) {
-        error = -ENFILE;
-    } else if (number != 0) {
+    if (number != 0)
         table->free = slot_at(table, number)->next_free;
-    } else {
+    else
         number = fresh_slot(table);
-        error = number != 0 ? 0 : -ENOMEM;
-    }
-    if (error == 0) {
+    if (number != 0) {
         struct handle_slot *slot = slot_at(table, number);
-        table->open++;
         slot->generation++;
         handle->fh = (uint64_t)slot->generation << 32 | number;
         atomic_store_explicit(&slot->handle, handle, memory_order_release);
     }
     pthread_mutex_unlock(&table->lock);
-    return error;
+    return number != 0 ? 0 : -ENOMEM;
 }
 
 static void give_slot_back(struct handle_table *table, uint32_t number)
@@ -102,7 +112,6 @@ static void give_slot_back(struct handle_table *table, uint32_t number)
     pthread_mutex_lock(&table->lock);
     slot_at(table, number)->next_free = table->free;
     table->free = number;
-    table->open--;
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -113,6 +122,7 @@ static bool release_handle(struct epoch_retired *retired)
     if (atomic_load_explicit(&handle->pins, memory_order_acquire) != 0)
         return false;
     close(handle->fd);
+    handle_discount_descriptor(handle->table);
     pthread_mutex_destroy(&handle->stream.lock);
     free(handle->stream.buffer);
     free(handle);
@@ -124,17 +134,24 @@ _Static_assert(offsetof(struct handle, retired) == 0, "a handle starts with what
 int handle_create(struct request *request, int fd, enum handle_kind kind, int flags, uint64_t nodeid,
                   uint64_t *fh)
 {
+    struct handle_table *table = passthrough_of(request)->handles;
+    if (!handle_count_descriptor(table)) {
+        close(fd);
+        return -ENFILE;
+    }
     struct handle *handle = calloc(1, sizeof(*handle));
     if (handle == NULL) {
         close(fd);
+        handle_discount_descriptor(table);
         return -ENOMEM;
     }
+    handle->table = table;
     handle->kind = kind;
     handle->fd = fd;
     handle->flags = flags;
     handle->nodeid = nodeid;
     pthread_mutex_init(&handle->stream.lock, NULL);
-    int error = publish(passthrough_of(request)->handles, handle);
+    int error = publish(table, handle);
     if (error != 0) {
         release_handle(&handle->retired);
         return error;

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-struct node;
+struct handle_table;
 
 enum handle_kind {
     HANDLE_FILE,
@@ -29,6 +29,7 @@ struct directory_stream {
 
 struct handle {
     struct epoch_retired retired;
+    struct handle_table *table;
     _Atomic uint32_t pins;
     uint32_t kind; /* enum handle_kind */
     uint64_t fh;
@@ -49,3 +50,8 @@ bool handle_close(struct request *request, uint64_t fh, enum handle_kind kind);
 /* The descriptor of any handle of a node, good until the epoch ends; -1: there is none. Looks at every
  * handle. */
 int handle_any_descriptor(struct request *request, uint64_t nodeid);
+
+/* Count a descriptor that is kept for the guest beside its handles, which count their own: each mount has its part of what
+ * the process may open, and none takes the others'. False: there is no room. */
+bool handle_count_descriptor(struct handle_table *table);
+void handle_discount_descriptor(struct handle_table *table);

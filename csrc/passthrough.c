@@ -82,10 +82,10 @@ static void destroy(struct filesystem *filesystem)
     struct passthrough *share = (struct passthrough *)(void *)filesystem;
     if (share->nodes != NULL)
         node_table_destroy(share->nodes);
-    if (share->handles != NULL)
-        handle_table_destroy(share->handles);
     if (share->locks != NULL)
         lock_table_destroy(share->locks);
+    if (share->handles != NULL)
+        handle_table_destroy(share->handles);
     if (share->options.root_fd >= 0)
         close(share->options.root_fd);
     if (share->options.proc_self_fd >= 0)

@@ -48,9 +48,10 @@ int lock_table_create(struct passthrough *share, struct lock_table **table)
     return 0;
 }
 
-static void free_owner(struct lock_owner *owner)
+static void free_owner(struct lock_table *table, struct lock_owner *owner)
 {
     close(owner->fd); /* with it go its locks */
+    handle_discount_descriptor(table->share->handles);
     free(owner);
 }
 
@@ -75,7 +76,7 @@ void lock_table_end(struct lock_table *table)
     pthread_mutex_unlock(&table->mutex);
     while (unused != NULL) {
         struct lock_owner *next = unused->next;
-        free_owner(unused);
+        free_owner(table, unused);
         unused = next;
     }
 }
@@ -123,7 +124,7 @@ static void give_back(struct lock_table *table, struct lock_owner *owner)
     bool last = --owner->users == 0 && !owner->listed;
     pthread_mutex_unlock(&table->mutex);
     if (last)
-        free_owner(owner);
+        free_owner(table, owner);
 }
 
 /* Open the handle's file once more, for read and write locks where the host lets us. */
@@ -156,7 +157,7 @@ static struct lock_owner *list_owner(struct lock_table *table, struct lock_owner
         listed->users++;
     pthread_mutex_unlock(&table->mutex);
     if (listed != made)
-        free_owner(made);
+        free_owner(table, made);
     return listed;
 }
 
@@ -171,13 +172,15 @@ static int take_owner(struct request *request, const struct handle *handle, cons
         return 0;
     if (atomic_load(&share->locks->count) >= LOCK_OWNERS_MAX)
         return -ENOLCK;
-    int fd = open_description(share, handle);
-    if (fd < 0)
-        return fd == -EMFILE || fd == -ENFILE ? -ENOLCK : fd;
-    struct lock_owner *made = malloc(sizeof(*made));
-    if (made == NULL) {
-        close(fd);
+    if (!handle_count_descriptor(share->handles))
         return -ENOLCK;
+    int fd = open_description(share, handle);
+    struct lock_owner *made = fd >= 0 ? malloc(sizeof(*made)) : NULL;
+    if (made == NULL) {
+        if (fd >= 0)
+            close(fd);
+        handle_discount_descriptor(share->handles);
+        return fd >= 0 || fd == -EMFILE || fd == -ENFILE ? -ENOLCK : fd;
     }
     *made = (struct lock_owner){.nodeid = handle->nodeid, .owner = in->owner, .pid = in->lk.pid, .fd = fd};
     *owner = list_owner(share->locks, made);
@@ -204,7 +207,7 @@ static void drop_owner(struct lock_table *table, uint64_t nodeid, uint64_t id)
     }
     pthread_mutex_unlock(&table->mutex);
     if (idle != NULL)
-        free_owner(idle);
+        free_owner(table, idle);
 }
 
 void passthrough_drop_posix_locks(struct request *request, struct handle *handle, uint64_t owner)

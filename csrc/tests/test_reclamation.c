@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -84,8 +85,91 @@ static void a_front_end_that_leaves_leaves_nothing_open(void)
     remove_deep_tree(visit.share);
 }
 
+/* ---- A guest that wants all descriptors ---- */
+
+#define FEW_DESCRIPTORS 200
+#define SET_ASIDE 32 /* that the rest of the process still gets: its sockets, the other devices */
+
+/* A share that reads how few descriptors the process may have, and one file of it. */
+struct hoard {
+    struct loopback loopback;
+    struct loopback_thread guest;
+    struct rlimit before;
+    struct fuse_entry_out file;
+    uint64_t fh;
+};
+
+static void hoard_begin(struct hoard *hoard)
+{
+    CHECK_EQUAL(getrlimit(RLIMIT_NOFILE, &hoard->before), 0);
+    struct rlimit few = {.rlim_cur = FEW_DESCRIPTORS, .rlim_max = hoard->before.rlim_max};
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &few), 0);
+    struct vhostfs_passthrough_options options = loopback_options();
+    options.descriptor_budget = 16;
+    options.flags |= VHOSTFS_PASSTHROUGH_POSIX_LOCKS;
+    loopback_create(&hoard->loopback, &options, FUSE_INIT_POSIX_LOCKS);
+    loopback_attach(&hoard->loopback, &hoard->guest);
+    CHECK_EQUAL(loopback_create_file(&hoard->guest, 1, "file", O_RDWR, 0600, &hoard->file, &hoard->fh), 0);
+}
+
+static void hoard_end(struct hoard *hoard)
+{
+    CHECK_EQUAL(loopback_release(&hoard->guest, hoard->file.nodeid, hoard->fh), 0);
+    loopback_detach(&hoard->guest);
+    loopback_destroy(&hoard->loopback);
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &hoard->before), 0);
+}
+
+static void check_others_have_descriptors(void)
+{
+    CHECK(loopback_open_descriptors() + SET_ASIDE <= FEW_DESCRIPTORS);
+}
+
+static void closed_files_count_as_long_as_somebody_may_use_them(void)
+{
+    struct hoard hoard;
+    hoard_begin(&hoard);
+    /* Another queue of the guest's, in a lookup that the host does not answer. */
+    struct epoch_reader stuck;
+    epoch_add_reader(&hoard.loopback.session.epochs, &stuck);
+    epoch_enter(&hoard.loopback.session.epochs, &stuck);
+    uint64_t fh;
+    int error = 0;
+    for (int i = 0; i < 2 * FEW_DESCRIPTORS && error == 0; i++) {
+        error = loopback_open(&hoard.guest, hoard.file.nodeid, O_RDONLY, &fh);
+        if (error == 0)
+            CHECK_EQUAL(loopback_release(&hoard.guest, hoard.file.nodeid, fh), 0);
+    }
+    CHECK_EQUAL(error, -ENFILE);
+    check_others_have_descriptors();
+    epoch_leave(&hoard.loopback.session.epochs, &stuck);
+    CHECK_EQUAL(loopback_open(&hoard.guest, hoard.file.nodeid, O_RDONLY, &fh), 0);
+    CHECK_EQUAL(loopback_release(&hoard.guest, hoard.file.nodeid, fh), 0);
+    epoch_remove_reader(&hoard.loopback.session.epochs, &stuck);
+    hoard_end(&hoard);
+}
+
+static void owners_of_locks_count_as_open_files(void)
+{
+    struct hoard hoard;
+    hoard_begin(&hoard);
+    struct fuse_lk_in in = {.fh = hoard.fh, .lk = {.end = 9, .type = F_RDLCK, .pid = 1}};
+    int32_t result = 0;
+    for (in.owner = 1; in.owner < 2 * FEW_DESCRIPTORS && result == 0; in.owner++)
+        result = loopback_send(&hoard.guest, FUSE_SETLK, hoard.file.nodeid, &in, sizeof(in), NULL, NULL);
+    CHECK_EQUAL(result, -ENOLCK);
+    check_others_have_descriptors();
+    struct fuse_flush_in flush = {.fh = hoard.fh, .lock_owner = 1};
+    CHECK_EQUAL(loopback_send(&hoard.guest, FUSE_FLUSH, hoard.file.nodeid, &flush, sizeof(flush), NULL, NULL),
+                0);
+    CHECK_EQUAL(loopback_send(&hoard.guest, FUSE_SETLK, hoard.file.nodeid, &in, sizeof(in), NULL, NULL), 0);
+    hoard_end(&hoard);
+}
+
 int main(void)
 {
     PROMISE(a_front_end_that_leaves_leaves_nothing_open);
+    PROMISE(closed_files_count_as_long_as_somebody_may_use_them);
+    PROMISE(owners_of_locks_count_as_open_files);
     return 0;
 }
