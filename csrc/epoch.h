@@ -50,5 +50,6 @@ void epoch_retire(struct epoch_domain *domain, struct epoch_retired *retired,
                   bool (*release)(struct epoch_retired *retired));
 /* Release everything, also what releasing retires in turn. No reader may be left, and nothing pinned. */
 void epoch_drain(struct epoch_domain *domain);
-/* Release what no reader can see any more, also what that lets go in turn: afterwards nobody may come by for hours. */
+/* Release what no reader can see any more, also what that lets go in turn: afterwards nobody may come by for
+ * hours. */
 void epoch_reclaim(struct epoch_domain *domain);

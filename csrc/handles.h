@@ -51,7 +51,7 @@ bool handle_close(struct request *request, uint64_t fh, enum handle_kind kind);
  * handle. */
 int handle_any_descriptor(struct request *request, uint64_t nodeid);
 
-/* Count a descriptor that is kept for the guest beside its handles, which count their own: each mount has its part of what
- * the process may open, and none takes the others'. False: there is no room. */
+/* Count a descriptor that is kept for the guest beside its handles, which count their own: each mount has its
+ * part of what the process may open, and none takes the others'. False: there is no room. */
 bool handle_count_descriptor(struct handle_table *table);
 void handle_discount_descriptor(struct handle_table *table);

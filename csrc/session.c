@@ -41,17 +41,17 @@ static void announce(const struct session *session, const char *text)
         session->announce(session->announce_context, text);
 }
 
-/* Under the lock. */
+/* Under the lock. Also where no session runs, for what requests that were under way at its end left behind. */
 static void end_locked(struct session *session)
 {
-    if (atomic_exchange(&session->minor, 0) == 0)
-        return;
+    bool running = atomic_exchange(&session->minor, 0) != 0;
     for (size_t i = 0; i < SESSION_MOUNTS; i++) {
         if (session->mounts[i] != NULL)
             session->mounts[i]->end(session->mounts[i]);
     }
     atomic_store(&session->flags, 0);
-    announce(session, "session ended");
+    if (running)
+        announce(session, "session ended");
 }
 
 void session_end(struct session *session)

@@ -15,7 +15,8 @@ struct filesystem {
     void (*begin)(struct filesystem *filesystem, uint64_t flags);
     /* Give up descriptors that can be opened again. False: there are none. May be NULL. */
     bool (*relieve)(struct filesystem *filesystem);
-    /* The session has ended: every node and handle is gone (retired: others may still be looking). */
+    /* The session has ended: every node and handle is gone (retired: others may still be looking). Also called
+     * where there is nothing to end. */
     void (*end)(struct filesystem *filesystem);
     /* Free all; no reader is left. */
     void (*destroy)(struct filesystem *filesystem);

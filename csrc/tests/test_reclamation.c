@@ -166,10 +166,32 @@ static void owners_of_locks_count_as_open_files(void)
     hoard_end(&hoard);
 }
 
+static void what_was_under_way_when_the_session_ended_goes_with_the_front_end(void)
+{
+    struct hoard hoard;
+    hoard_begin(&hoard);
+    size_t before = loopback_open_descriptors();
+    struct session *session = &hoard.loopback.session;
+    CHECK_EQUAL(loopback_send(&hoard.guest, FUSE_DESTROY, 0, NULL, 0, NULL, NULL), 0);
+    /* Another queue took its request before the end, and comes to it afterwards. */
+    atomic_store(&session->minor, FUSE_KERNEL_MINOR_VERSION);
+    struct fuse_entry_out late;
+    uint64_t fh;
+    CHECK_EQUAL(loopback_create_file(&hoard.guest, 1, "late", O_RDWR, 0600, &late, &fh), 0);
+    atomic_store(&session->minor, 0);
+    session_end(session);
+    epoch_reclaim(&session->epochs);
+    CHECK_EQUAL(loopback_open_descriptors(), before - 1); /* the file that was open */
+    loopback_detach(&hoard.guest);
+    loopback_destroy(&hoard.loopback);
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &hoard.before), 0);
+}
+
 int main(void)
 {
     PROMISE(a_front_end_that_leaves_leaves_nothing_open);
     PROMISE(closed_files_count_as_long_as_somebody_may_use_them);
     PROMISE(owners_of_locks_count_as_open_files);
+    PROMISE(what_was_under_way_when_the_session_ended_goes_with_the_front_end);
     return 0;
 }
