@@ -254,6 +254,9 @@ int32_t passthrough_setattr(struct request *request)
     int error = check_values(node, in);
     if (error == 0)
         error = find_target(request, node, in, &target);
+    /* A lease that the host's programs hold on the file is waited for. */
+    if (error == 0 && (in->valid & FATTR_SIZE) != 0 && !target.is_handle && !request_may_sleep(request))
+        return REQUEST_WOULD_SLEEP;
     if (error == 0)
         error = apply(&target, node, in);
     if (error == 0)

@@ -337,9 +337,11 @@ static int32_t open_existing(struct request *request, const struct fuse_create_i
         return error;
     bool kills = passthrough_drop_fsetid_to_open(request, in->flags, in->open_flags);
     struct node *node = node_find(request, created.entry.nodeid);
-    int fd = node != NULL ? node_open(request, node, flags) : -ESTALE;
+    int fd = node != NULL ? node_open(request, node, flags | O_NONBLOCK) : -ESTALE;
     if (kills)
         credentials_regain_fsetid();
+    if (fd == -EAGAIN)
+        fd = -ESTALE; /* a program of the host's holds a lease: OPEN, which comes next, waits for it */
     if (fd < 0) {
         node_forget(request, created.entry.nodeid, 1);
         return fd;

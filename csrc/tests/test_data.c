@@ -539,22 +539,61 @@ static void give_lease_up(int signal_number, siginfo_t *info, void *context)
     (void)fcntl(info->si_fd, F_SETLEASE, F_UNLCK);
 }
 
+/* A host's program that has the file to itself, until somebody else wants it. */
+static int take_lease(struct twin *twin, const char *name)
+{
+    struct sigaction action = {.sa_sigaction = give_lease_up, .sa_flags = SA_SIGINFO | SA_RESTART};
+    CHECK_EQUAL(sigaction(SIGRTMIN, &action, NULL), 0);
+    int fd = open(twin_share(twin, name), O_RDWR | O_CLOEXEC);
+    CHECK_EQUAL(fcntl(fd, F_SETSIG, SIGRTMIN), 0);
+    CHECK_EQUAL(fcntl(fd, F_SETLEASE, F_WRLCK), 0);
+    return fd;
+}
+
 static void a_lease_of_the_hosts_is_waited_for_on_the_pool(void)
 {
     struct twin twin;
     twin_begin(&twin, 0);
     twin_file(&twin, "file", "0123456789", 0600);
-    struct sigaction action = {.sa_sigaction = give_lease_up, .sa_flags = SA_SIGINFO | SA_RESTART};
-    CHECK_EQUAL(sigaction(SIGRTMIN, &action, NULL), 0);
-    int fd = open(twin_share(&twin, "file"), O_RDWR | O_CLOEXEC);
-    CHECK_EQUAL(fcntl(fd, F_SETSIG, SIGRTMIN), 0);
-    CHECK_EQUAL(fcntl(fd, F_SETLEASE, F_WRLCK), 0);
+    int fd = take_lease(&twin, "file");
     uint64_t fh;
     CHECK_EQUAL(loopback_open(&twin.guest, twin_node(&twin, "file"), O_RDWR, &fh), 0);
     CHECK(twin.guest.detached);
     CHECK_EQUAL(fcntl(fd, F_GETLEASE), F_UNLCK);
     close(fd);
     twin_release(&twin, "file", fh);
+    twin_destroy(&twin);
+}
+
+static void truncation_waits_for_a_lease_on_the_pool(void)
+{
+    struct twin twin;
+    twin_begin(&twin, 0);
+    twin_file(&twin, "file", "0123456789", 0600);
+    uint64_t nodeid = twin_node(&twin, "file");
+    int fd = take_lease(&twin, "file");
+    struct fuse_setattr_in in = {.valid = FATTR_SIZE, .size = 4};
+    CHECK(loopback_send(&twin.guest, FUSE_SETATTR, nodeid, &in, sizeof(in), NULL, NULL) > 0);
+    CHECK(twin.guest.detached);
+    CHECK_EQUAL(fcntl(fd, F_GETLEASE), F_UNLCK);
+    close(fd);
+    CHECK_EQUAL(truncate(twin_plain(&twin, "file"), 4), 0);
+    twin_agree(&twin, "file");
+    twin_destroy(&twin);
+}
+
+static void creating_what_is_leased_is_left_to_open(void)
+{
+    struct twin twin;
+    twin_begin(&twin, 0);
+    twin_file(&twin, "file", "0123456789", 0600);
+    int fd = take_lease(&twin, "file");
+    struct fuse_entry_out entry;
+    uint64_t fh;
+    /* The guest's kernel looks the name up again and sends OPEN. */
+    CHECK_EQUAL(loopback_create_file(&twin.guest, 1, "file", O_RDWR, 0600, &entry, &fh), -ESTALE);
+    close(fd);
+    twin_agree(&twin, "file");
     twin_destroy(&twin);
 }
 
@@ -852,6 +891,8 @@ int main(void)
     PROMISE(the_cache_mode_decides_what_an_open_file_may_cache);
     PROMISE(a_read_only_share_is_only_read);
     PROMISE(a_lease_of_the_hosts_is_waited_for_on_the_pool);
+    PROMISE(truncation_waits_for_a_lease_on_the_pool);
+    PROMISE(creating_what_is_leased_is_left_to_open);
     PROMISE(what_is_closed_is_closed);
     PROMISE(on_a_network_file_system_flush_asks_for_errors_on_the_pool);
     PROMISE(a_handle_that_could_not_be_told_is_not_made);
