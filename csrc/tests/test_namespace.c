@@ -174,6 +174,25 @@ static void creating_what_exists_opens_it(void)
     end();
 }
 
+static void creating_what_exists_is_no_way_past_permissions(void)
+{
+    begin();
+    host_file("f"); /* made by the host, or by another guest, since this guest's kernel last asked */
+    CHECK_EQUAL(fchmodat(loopback.root_fd, "f", 0600, 0), 0);
+    struct stat before = host_stat("f");
+    struct fuse_entry_out entry;
+    uint64_t fh;
+    guest.uid = 1000;
+    guest.gid = 1000;
+    /* The guest's kernel believes that the file is new and checks nothing; ESTALE makes it look and check. */
+    CHECK_EQUAL(loopback_create_file(&guest, 1, "f", O_RDWR | O_TRUNC, 0600, &entry, &fh), -ESTALE);
+    CHECK_EQUAL(loopback_create_file(&guest, 1, "f", O_RDWR | O_EXCL, 0600, &entry, &fh), -EEXIST);
+    CHECK_EQUAL(host_stat("f").st_size, before.st_size);
+    guest.uid = 0;
+    guest.gid = 0;
+    end();
+}
+
 static void the_umask_counts_where_the_guest_leaves_it_to_the_host(void)
 {
     begin_with(0, 64, 0, FUSE_INIT_DONT_MASK);
@@ -516,6 +535,7 @@ int main(void)
     PROMISE(bad_names_are_refused_as_linux_does);
     PROMISE(a_created_file_is_there_with_owner_and_mode);
     PROMISE(creating_what_exists_opens_it);
+    PROMISE(creating_what_exists_is_no_way_past_permissions);
     PROMISE(the_umask_counts_where_the_guest_leaves_it_to_the_host);
     PROMISE(every_type_can_be_made);
     PROMISE(device_numbers_travel_both_ways);

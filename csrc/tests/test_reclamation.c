@@ -1,4 +1,5 @@
-/* What the guest let go is freed: wholly when its front-end leaves, and within bounds while somebody may still look. */
+/* What the guest let go is freed: wholly when its front-end leaves, and within bounds while somebody may still
+ * look. */
 #define _GNU_SOURCE 1
 #include "check.h"
 #include "loopback.h"
