@@ -62,7 +62,7 @@ class Row:
         return float(median(getattr(sample, figure) for sample in self.samples[daemon]))
 
     def ratio(self, daemon: str, other: str, figure: str) -> float:
-        """Return the median of the ratios of neighbouring runs, the first daemon's figure over the other's."""
+        """Return the median ratio of neighbouring runs, the first daemon's figure over the other's."""
         pairs = zip(self.samples[daemon], self.samples[other], strict=True)
         ratios = (getattr(one, figure) / max(getattr(two, figure), 1e-9) for one, two in pairs)
         return float(median(ratios))

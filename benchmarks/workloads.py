@@ -1,4 +1,4 @@
-"""What is asked of a daemon: a workload is a cycle of steps, repeated by as many slots as requests are under way."""
+"""What is asked of a daemon: workloads, each a cycle of steps that every slot for a request repeats."""
 
 from __future__ import annotations
 
