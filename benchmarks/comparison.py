@@ -15,13 +15,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 from benchmarks.daemons import Kind, NoDaemonError, RunningDaemon, find, running
-from benchmarks.guest import Guest, Outcome, WrongReplyError, bare_cost
+from benchmarks.guest import Guest, Outcome, PageFile, WrongReplyError, bare_cost
 from benchmarks.share import make_share
 from benchmarks.workloads import BY_NAME, WORKLOADS, Workload
 
@@ -89,6 +89,7 @@ def measure(contestant: Contestant, workload: Workload, depth: int, queues: int,
         before = daemon.cpu_nanoseconds()
         outcome = guest.run(workload, depth=depth, queues=queues, seconds=seconds)
         spent = daemon.cpu_nanoseconds() - before
+        guest.verify()
     finally:
         faulthandler.cancel_dump_traceback_later()
     return _sample(workload, outcome, spent)
@@ -108,14 +109,15 @@ def _sample(workload: Workload, outcome: Outcome, spent: int) -> Sample:
 
 @contextmanager
 def contestants(kinds: Sequence[Kind], place: Path, queues: int) -> Iterator[list[Contestant]]:
-    """Start all daemons, each with a share and a guest of its own."""
+    """Start all daemons on one share, each with a guest of its own; the guests share their pages."""
     with tempfile.TemporaryDirectory(prefix="vhostfs-benchmark-", dir=place) as work, ExitStack() as stack:
         found = []
+        share = make_share(Path(work) / "share")
+        pages = stack.enter_context(PageFile())
         for number, kind in enumerate(kinds):
-            own = Path(work) / str(number)
-            share = make_share(own / "share")
-            daemon = stack.enter_context(running(kind, own / "socket", share.directory, own / "log"))
-            guest = stack.enter_context(Guest(daemon.socket, share, min(queues, kind.queues)))
+            socket, log = Path(work) / f"socket-{number}", Path(work) / f"log-{number}"
+            daemon = stack.enter_context(running(kind, socket, share.directory, log))
+            guest = stack.enter_context(Guest(daemon.socket, share, min(queues, kind.queues), pages))
             found.append(Contestant(kind, daemon, guest))
         yield found
 
@@ -148,8 +150,6 @@ def compare(
             samples[contestant.kind.name].append(
                 measure(contestant, workload, depth, usable, options.seconds)
             )
-    for contestant in contestants:
-        contestant.guest.verify()
     bare = 0.0
     if workload.name != "unknown" and not workload.uncached:
         bare = bare_cost(contestants[0].guest.share, workload, options.seconds / 2) / workload.divisor
@@ -239,7 +239,7 @@ def main(argv: Sequence[str]) -> int:
     options = arguments(argv)
     where = machine(options.directory)
     try:
-        kinds = [find(name) for name in options.daemon]
+        kinds = _named_apart([find(name) for name in options.daemon])
         rows = list(_rows(options, kinds, where["file system"]))
     except (NoDaemonError, WrongReplyError) as error:
         sys.stderr.write(f"compare: {error}\n")
@@ -252,6 +252,17 @@ def main(argv: Sequence[str]) -> int:
             json.dumps({"machine": where, "daemons": names, "rows": [asdict(row) for row in rows]}, indent=1)
         )
     return 0
+
+
+def _named_apart(kinds: Sequence[Kind]) -> list[Kind]:
+    """Number daemons of one name."""
+    names = [kind.name for kind in kinds]
+    return [
+        replace(kind, name=f"{kind.name} ({names[:at].count(kind.name) + 1})")
+        if kind.name in names[:at]
+        else kind
+        for at, kind in enumerate(kinds)
+    ]
 
 
 def _rows(options: argparse.Namespace, kinds: Sequence[Kind], file_system: str) -> Iterator[Row]:

@@ -126,7 +126,7 @@ class RunningDaemon:
 
 @contextmanager
 def running(kind: Kind, socket: Path, directory: Path, log: Path) -> Iterator[RunningDaemon]:
-    """Start a daemon, provide it when its socket is there, and end it; NoDaemonError where it does not start."""
+    """Provide a daemon that listens, and end it; NoDaemonError where it does not start."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             kind.command(socket, directory), stdin=subprocess.DEVNULL, stdout=output, stderr=output

@@ -421,6 +421,7 @@ int guest_verify(struct guest *guest, int32_t fd)
         if (memcmp(ends[0], expected, sizeof(expected)) != 0 ||
             memcmp(ends[1], expected, sizeof(expected)) != 0)
             return -EIO;
+        guest->generations[number] = 0;
     }
     return 0;
 }

@@ -100,7 +100,7 @@ struct outcome {
 int guest_run(guest *guest, const struct workload *workload, const struct material *material,
               uint64_t nanoseconds, struct outcome *outcome);
 
-/* Whether the file of data, as the host sees it, holds what was written last. 0, or -EIO. */
+/* Whether the file of data, as the host sees it, holds what was written since this was asked last. 0, or -EIO. */
 int guest_verify(guest *guest, int32_t fd);
 
 /* Fill a page with what STEP_READ expects at a page of the file. */
