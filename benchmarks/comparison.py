@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -123,20 +124,24 @@ def contestants(kinds: Sequence[Kind], place: Path, queues: int) -> Iterator[lis
 
 
 @contextmanager
-def one_processor(contestants: Sequence[Contestant]) -> Iterator[None]:
-    """Keep all daemons and ourselves on one processor, in turn: SCHED_RR, if we may."""
-    processor = max(os.sched_getaffinity(0))
+def kept_apart(contestants: Sequence[Contestant], processors: int) -> Iterator[None]:
+    """Keep the daemons on one processor and ourselves on the same or another, ahead of all other processes."""
     own = os.sched_getaffinity(0)
-    threads = [thread for contestant in contestants for thread in contestant.daemon.threads()]
+    if len(own) < processors:
+        raise NoDaemonError(f"there are no {processors} processors")
+    *_, ours, theirs = sorted(own) if processors > 1 else (max(own), max(own))
     real_time = os.sched_param(1)
-    for thread in [0, *threads]:
-        os.sched_setaffinity(thread, {processor})
+    threads = [thread for contestant in contestants for thread in contestant.daemon.threads()]
+    for thread in threads:
+        os.sched_setaffinity(thread, {theirs})
         os.sched_setscheduler(thread, os.SCHED_RR, real_time)
+    os.sched_setaffinity(0, {ours})
+    os.sched_setscheduler(0, os.SCHED_RR, real_time)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, own)
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setaffinity(0, own)
 
 
 def compare(
@@ -150,6 +155,9 @@ def compare(
             samples[contestant.kind.name].append(
                 measure(contestant, workload, depth, usable, options.seconds)
             )
+            if options.processors != "any":
+                # Whatever else runs here gets as much: the kernel would throttle us otherwise.
+                time.sleep(options.seconds * (1 + WARM_UP))
     bare = 0.0
     if workload.name != "unknown" and not workload.uncached:
         bare = bare_cost(contestants[0].guest.share, workload, options.seconds / 2) / workload.divisor
@@ -221,7 +229,12 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--queues", action="append", type=int, choices=(1, 2, 4), help="request queues used")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each daemon a workload")
     parser.add_argument("--seconds", type=float, default=0.5, help="how long a run takes")
-    parser.add_argument("--one-cpu", action="store_true", help="everything on one processor, under SCHED_RR")
+    parser.add_argument(
+        "--processors",
+        choices=("any", "one", "two"),
+        default="any",
+        help="one: everything on one, under SCHED_RR; two: daemons on one, the load on another",
+    )
     parser.add_argument("--json", type=Path, help="keep all samples in a file")
     return parser.parse_args(argv)
 
@@ -269,8 +282,8 @@ def _rows(options: argparse.Namespace, kinds: Sequence[Kind], file_system: str) 
     queues = options.queues or [1]
     with ExitStack() as stack:
         running_ones = stack.enter_context(contestants(kinds, options.directory, max(queues)))
-        if options.one_cpu:
-            stack.enter_context(one_processor(running_ones))
+        if options.processors != "any":
+            stack.enter_context(kept_apart(running_ones, 2 if options.processors == "two" else 1))
         for workload in chosen_workloads(options.workload, file_system):
             for depth in options.depth or workload.depths:
                 for count in queues:
