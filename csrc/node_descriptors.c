@@ -493,6 +493,30 @@ static int stat_name(struct request *request, const struct node *node, const str
     return node_matches(node, attributes) ? 0 : -ESTALE;
 }
 
+static bool has_room(struct node_descriptors *descriptors)
+{
+    pthread_mutex_lock(&descriptors->lock);
+    bool room = descriptors->count < descriptors->budget;
+    pthread_mutex_unlock(&descriptors->lock);
+    return room;
+}
+
+/* A node that is asked again and again is asked for half the price by a descriptor: give it one the second
+ * time, if no other node has to give its own up for that. */
+static void note_asked(struct request *request, struct node *node)
+{
+    struct node_descriptors *descriptors = &node->table->descriptors;
+    bool again = atomic_load_explicit(&node->recently, memory_order_relaxed);
+    atomic_store_explicit(&node->recently, !again, memory_order_relaxed);
+    if (!again || !has_room(descriptors))
+        return;
+    const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
+    int parent_fd = name != NULL ? node_descriptor(request, name->parent) : -ESTALE;
+    int fd = parent_fd >= 0 ? open_by_name(name, parent_fd) : -ESTALE;
+    if (fd >= 0 && publish_descriptor(node, fd) != fd)
+        close(fd);
+}
+
 /* Ask a node without descriptor. */
 static int stat_closed(struct request *request, struct node *node, struct statx *attributes)
 {
@@ -520,6 +544,8 @@ int node_stat(struct request *request, struct node *node, struct statx *attribut
         return stat_descriptor(fd, attributes);
     bool entered = enter_epoch(request);
     int error = stat_closed(request, node, attributes);
+    if (error == 0)
+        note_asked(request, node);
     leave_epoch(request, entered);
     return error;
 }
