@@ -173,12 +173,13 @@ void queue_end(struct queue *queue)
         return;
     queue_begin_end(queue);
     pthread_mutex_lock(&queue->used_lock);
-    for (uint32_t round = 0; !await_end(queue); round++) {
+    uint32_t rounds = 0;
+    do {
         bool ended = queue->ended;
         pthread_mutex_unlock(&queue->used_lock);
-        cancel_sleeps(queue, ended, round >= GRACE_ROUNDS);
+        cancel_sleeps(queue, ended, rounds++ >= GRACE_ROUNDS);
         pthread_mutex_lock(&queue->used_lock);
-    }
+    } while (!await_end(queue));
     pthread_mutex_unlock(&queue->used_lock);
     pthread_join(queue->thread, NULL);
     queue->has_thread = false;
