@@ -21,7 +21,7 @@
 
 struct retired_descriptor {
     struct epoch_retired retired;
-    struct node *node;
+    struct node *node; /* NULL: a mount's */
     int fd;
 };
 
@@ -34,23 +34,6 @@ int node_descriptors_init(struct node_table *table)
     atomic_init(&descriptors->patience, EVICT_TRIES);
     descriptors->holders = calloc(descriptors->budget, sizeof(struct node *));
     return descriptors->holders != NULL ? 0 : -ENOMEM;
-}
-
-void node_descriptors_end(struct node_table *table)
-{
-    struct node_descriptors *descriptors = &table->descriptors;
-    pthread_mutex_lock(&descriptors->lock);
-    for (uint32_t i = 0; i < descriptors->mounts; i++)
-        close(descriptors->mount_fd[i]);
-    descriptors->mounts = 0;
-    pthread_mutex_unlock(&descriptors->lock);
-}
-
-void node_descriptors_destroy(struct node_table *table)
-{
-    node_descriptors_end(table);
-    free(table->descriptors.holders);
-    pthread_mutex_destroy(&table->descriptors.lock);
 }
 
 /* ---- Keeping and giving up ---- */
@@ -111,7 +94,8 @@ static bool release_descriptor(struct epoch_retired *retired)
     struct retired_descriptor *descriptor = (struct retired_descriptor *)(void *)retired;
     /* Acquire, pairs with the release in request_finish. The slot may hold another node by now: then this
      * waits a little for nothing. */
-    if (atomic_load_explicit(&descriptor->node->pins, memory_order_acquire) != 0)
+    const struct node *node = descriptor->node;
+    if (node != NULL && atomic_load_explicit(&node->pins, memory_order_acquire) != 0)
         return false;
     close(descriptor->fd);
     free(descriptor);
@@ -128,6 +112,29 @@ static void retire_descriptor(struct epoch_domain *epochs, struct retired_descri
     descriptor->fd = fd;
     descriptor->node = node;
     epoch_retire(epochs, &descriptor->retired, release_descriptor);
+}
+
+void node_descriptors_end(struct node_table *table)
+{
+    struct node_descriptors *descriptors = &table->descriptors;
+    pthread_mutex_lock(&descriptors->lock);
+    while (descriptors->mounts > 0) {
+        struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
+        if (descriptor == NULL)
+            break; /* the next session has use for them too */
+        int fd = descriptors->mount_fd[--descriptors->mounts];
+        retire_descriptor(&table->share->session->epochs, descriptor, NULL, fd);
+    }
+    pthread_mutex_unlock(&descriptors->lock);
+}
+
+void node_descriptors_destroy(struct node_table *table)
+{
+    struct node_descriptors *descriptors = &table->descriptors;
+    while (descriptors->mounts > 0)
+        close(descriptors->mount_fd[--descriptors->mounts]);
+    free(descriptors->holders);
+    pthread_mutex_destroy(&descriptors->lock);
 }
 
 /* Use a descriptor for this request alone. */
@@ -231,7 +238,8 @@ static bool have_file_handle(struct node_table *table, struct node *node, int fd
     if (kept == NULL)
         return false;
     kept->type = handle.head.handle_type;
-    kept->size = handle.head.handle_bytes;
+    kept->size = (uint16_t)handle.head.handle_bytes;
+    atomic_init(&kept->verified, path[0] == 0);
     memcpy(kept->bytes, handle.head.f_handle, kept->size);
     struct node_file_handle *none = NULL;
     if (!atomic_compare_exchange_strong(&node->file_handle, &none, kept))
@@ -354,18 +362,31 @@ static int open_by_name(const struct node_name *name, int parent_fd)
     return take_if_same(name->node, openat(parent_fd, name->name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 }
 
-static int open_by_file_handle(struct node *node)
+/* -1 with errno set; ESTALE also where there is no file handle. */
+static int open_file_handle(struct node *node, const struct node_file_handle *kept, int flags)
 {
-    const struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
     int mount_fd = kept != NULL ? mount_descriptor(node->table, node, -1) : -1;
-    if (mount_fd < 0)
-        return -ESTALE;
+    if (mount_fd < 0) {
+        errno = ESTALE;
+        return -1;
+    }
     struct {
         struct file_handle head;
         uint8_t bytes[MAX_HANDLE_SZ];
-    } handle = {.head = {.handle_bytes = kept->size, .handle_type = kept->type}};
+    } handle;
+    handle.head.handle_bytes = kept->size;
+    handle.head.handle_type = kept->type;
     memcpy(handle.head.f_handle, kept->bytes, kept->size);
-    return take_if_same(node, open_by_handle_at(mount_fd, &handle.head, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+    return open_by_handle_at(mount_fd, &handle.head, flags | O_CLOEXEC);
+}
+
+static int open_by_file_handle(struct node *node)
+{
+    struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
+    int fd = take_if_same(node, open_file_handle(node, kept, O_PATH | O_NOFOLLOW));
+    if (fd >= 0)
+        atomic_store_explicit(&kept->verified, true, memory_order_relaxed);
+    return fd;
 }
 
 /* The way to a node: the names of it and the directories above it, up to one that is open. */
@@ -458,20 +479,41 @@ int node_descriptor(struct request *request, struct node *node)
     return fd;
 }
 
+/* By a file handle that was verified: it costs less than the way through the node's descriptor. -ESTALE: not so. */
+static int open_verified(struct node *node, int flags)
+{
+    const struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
+    if (kept == NULL || !atomic_load_explicit(&kept->verified, memory_order_relaxed))
+        return -ESTALE;
+    int fd = open_file_handle(node, kept, flags);
+    return fd >= 0 ? fd : node_open_error(errno);
+}
+
+/* By the magic link of the node's descriptor. */
+static int open_through_descriptor(struct request *request, struct node *node, int flags)
+{
+    int fd = node_descriptor(request, node);
+    if (fd < 0)
+        return fd;
+    int opened = open(descriptor_path(fd).text, flags | O_CLOEXEC);
+    return opened >= 0 ? opened : node_open_error(errno);
+}
+
 int node_open(struct request *request, struct node *node, int flags)
 {
+    const int refused = O_CREAT | O_EXCL | O_NOFOLLOW | O_PATH | (O_TMPFILE & ~O_DIRECTORY);
     if (S_ISLNK(node->type))
         return -ELOOP;
     if (!S_ISREG(node->type) && !S_ISDIR(node->type))
         return -EBADF;
-    int fd = node_descriptor(request, node);
-    if (fd < 0)
-        return fd;
-    /* The magic link of a descriptor leads to that very file, whose type is known: no device or FIFO is ever
-     * opened. */
-    const int refused = O_CREAT | O_EXCL | O_NOFOLLOW | O_PATH | (O_TMPFILE & ~O_DIRECTORY);
-    int opened = open(descriptor_path(fd).text, (flags & ~refused) | O_CLOEXEC | O_NOCTTY);
-    return opened >= 0 ? opened : node_open_error(errno);
+    flags = (flags & ~refused) | O_NOCTTY;
+    /* Both lead to that very file, whose type is known: no device or FIFO is ever opened. */
+    bool entered = enter_epoch(request);
+    int fd = open_verified(node, flags);
+    if (fd == -ESTALE || fd == -EPERM)
+        fd = open_through_descriptor(request, node, flags);
+    leave_epoch(request, entered);
+    return fd;
 }
 
 /* ---- Asking ---- */

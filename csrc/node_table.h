@@ -76,7 +76,8 @@ struct node_name {
 
 struct node_file_handle {
     int32_t type;
-    uint32_t size;
+    uint16_t size;
+    _Atomic bool verified; /* it was seen to lead to the node: what a name had may have been another file's */
     uint8_t bytes[];
 };
 
