@@ -56,6 +56,8 @@ static struct sigbus_range *find(uintptr_t address, uintptr_t *base, size_t *len
     return NULL;
 }
 
+_Static_assert(sizeof(void *) == 8, "SYS_mmap takes its arguments in registers, its offset in bytes");
+
 static bool repair(void *address)
 {
     uintptr_t base = 0;
