@@ -639,6 +639,41 @@ static void open_files_leave_descriptors_for_the_rest(void)
     in_child(open_all_that_can_be_opened);
 }
 
+static void what_a_sleeping_request_holds_stays(void)
+{
+    begin(16);
+    size_t descriptors = loopback_open_descriptors();
+    host_directory("d");
+    uint64_t nodeid = look_up(1, "d").nodeid;
+    /* As a pool thread has it: found inside an epoch, and used after. */
+    struct loopback_thread sleeper;
+    loopback_attach(&loopback, &sleeper);
+    struct request request = {.session = &loopback.session,
+                              .filesystem = loopback.session.mounts[0],
+                              .reader = &sleeper.reader,
+                              .on_pool = true,
+                              .inside_epoch = true};
+    epoch_enter(&loopback.session.epochs, &sleeper.reader);
+    struct node *node = node_find(&request, nodeid);
+    CHECK(node != NULL);
+    int fd = node_descriptor(&request, node);
+    CHECK(request_may_sleep(&request));
+    push_out("other");
+    CHECK_EQUAL(loopback_rmdir(&guest, 1, "d"), 0);
+    loopback_forget(&guest, nodeid, 1);
+    CHECK_EQUAL(ask(nodeid), -ESTALE);
+    struct stat attributes;
+    CHECK_EQUAL(fstat(fd, &attributes), 0);
+    CHECK_EQUAL(attributes.st_nlink, 0);
+    CHECK_EQUAL(node_id(node), nodeid);
+    request_finish(&request, REQUEST_NO_REPLY);
+    CHECK_EQUAL(ask(1), 0);
+    CHECK(fstat(fd, &attributes) != 0);
+    loopback_detach(&sleeper);
+    CHECK(loopback_open_descriptors() <= descriptors + 16 + 1);
+    end();
+}
+
 static size_t resident_bytes(void)
 {
     FILE *statm = fopen("/proc/self/statm", "re");
@@ -723,6 +758,7 @@ int main(void)
     PROMISE(a_file_that_was_made_and_closed_outlives_renames_once_looked_up);
     PROMISE(what_the_host_moved_is_ESTALE_without);
     PROMISE(unlinked_files_keep_their_descriptors_and_the_rest_goes_on);
+    PROMISE(what_a_sleeping_request_holds_stays);
     PROMISE(a_process_that_may_open_less_than_the_budget_goes_on);
     PROMISE(open_files_leave_descriptors_for_the_rest);
     PROMISE(an_ordinary_user_serves_all_of_it);
