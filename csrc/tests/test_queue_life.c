@@ -186,13 +186,15 @@ static void more_sleepers_than_threads_wait_their_turn(void)
 
 static void what_sleeps_is_bounded_and_the_rest_waits_in_the_ring(void)
 {
-    const uint32_t requests = QUEUE_IN_FLIGHT + 500;
+    /* Ten are woken while others may still be on their way to the pool: enough are left to fill it. */
+    const uint32_t sleepers = QUEUE_IN_FLIGHT + 20;
+    const uint32_t requests = sleepers + 500;
     guest_create(&guest, &(struct guest_options){.size = 48 << 20, .queues = 2, .pool_threads = 2});
     struct driver driver;
     driver_create(&driver, &guest, 1, &(struct driver_options){.size = 4096});
     driver_init(&driver);
     for (uint32_t i = 0; i < requests; i++)
-        CHECK(driver_request(&driver, i < QUEUE_IN_FLIGHT ? FUSE_FSYNC : FUSE_GETATTR, 1, NULL, 0, 512));
+        CHECK(driver_request(&driver, i < sleepers ? FUSE_FSYNC : FUSE_GETATTR, 1, NULL, 0, 512));
     driver_kick(&driver);
     mock_await_sleepers(2);
     for (uint32_t i = 0; i < 10; i++) {
@@ -202,7 +204,7 @@ static void what_sleeps_is_bounded_and_the_rest_waits_in_the_ring(void)
         driver_await(&driver, &id, &length); /* one that slept: the others are not come to yet */
         CHECK_EQUAL(length, sizeof(struct fuse_out_header));
     }
-    for (uint32_t i = 10; i < QUEUE_IN_FLIGHT; i++)
+    for (uint32_t i = 10; i < sleepers; i++)
         mock_wake();
     for (uint32_t i = 10; i < requests; i++)
         CHECK_EQUAL(await(&driver), 0);
