@@ -375,29 +375,20 @@ static void relax(void)
 /* Look at the ring for a while before sleeping. True: there is something. */
 static bool poll_ring(struct queue *queue)
 {
-    if (queue->poll_window == 0)
+    uint64_t window = polling_window(&queue->polling);
+    if (window == 0)
         return false;
-    uint64_t until = now() + queue->poll_window;
+    uint64_t until = now() + window;
     do {
         for (int i = 0; i < 16; i++) {
-            if (virtqueue_has(&queue->ring) || interrupted(queue))
+            if (virtqueue_has(&queue->ring) || interrupted(queue)) {
+                polling_found(&queue->polling);
                 return true;
+            }
             relax();
         }
     } while (now() < until);
     return false;
-}
-
-/* Poll longer where a sleep was so short that polling would have spared it, else shorter. */
-static void adapt_poll_window(struct queue *queue, uint64_t slept)
-{
-    uint64_t most = queue->environment->poll_nanoseconds;
-    if (slept > most)
-        queue->poll_window /= 2;
-    else if (queue->poll_window < most)
-        queue->poll_window = queue->poll_window == 0 ? (most + 7) / 8 : queue->poll_window * 2;
-    if (queue->poll_window > most)
-        queue->poll_window = most;
 }
 
 /* Read a kick descriptor that is a socket, a bounded number of times: what is left wakes again. One that has
@@ -438,7 +429,7 @@ static void idle(struct queue *queue)
         uint64_t before = measured ? now() : 0;
         sleep_until_kicked(queue);
         if (measured)
-            adapt_poll_window(queue, now() - before);
+            polling_slept(&queue->polling, now() - before);
     }
     virtqueue_disable_notifications(&queue->ring);
 }

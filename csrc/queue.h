@@ -13,6 +13,7 @@
  */
 #pragma once
 #include "epoch.h"
+#include "polling.h"
 #include "request.h"
 #include "virtqueue.h"
 #include <pthread.h>
@@ -87,7 +88,7 @@ struct queue {
     bool throttled; /* QUEUE_IN_FLIGHT are on the pool: nothing is popped until half of them are answered */
     bool kick_is_polled; /* there is no kick descriptor */
     uint64_t repairs_seen;
-    uint64_t poll_window; /* nanoseconds */
+    struct polling polling;
 
     struct virtqueue ring;
 

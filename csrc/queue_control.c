@@ -128,7 +128,7 @@ static int settings_changed(struct queue *queue)
     queue->ring.met_unmapped = false;
     queue->running = false;
     queue->throttled = false;
-    queue->poll_window = 0;
+    polling_begin(&queue->polling, queue->environment->poll_nanoseconds);
     int error = threads_start(&queue->thread, name, queue_main, queue);
     queue->has_thread = error == 0;
     return error;
