@@ -402,6 +402,13 @@ int32_t passthrough_syncfs(struct request *request)
 
 /* ---- fallocate, lseek, copy_file_range ---- */
 
+/* With HANDLE_KILLPRIV_V2 the guest's kernel leaves it to the host to clear set-user-id and set-group-id, but
+ * these requests have no flag that says for whom: who is not root has no CAP_FSETID, as far as we can know. */
+static bool drop_fsetid_to_change(const struct request *request)
+{
+    return request->in.uid != 0 && credentials_drop_fsetid();
+}
+
 int32_t passthrough_fallocate(struct request *request)
 {
     const struct fuse_fallocate_in *in = request_argument(request, sizeof(*in));
@@ -416,11 +423,14 @@ int32_t passthrough_fallocate(struct request *request)
         return -EINVAL;
     if (!request_may_sleep(request))
         return REQUEST_WOULD_SLEEP;
-    int result;
+    bool dropped = drop_fsetid_to_change(request);
+    int error;
     do
-        result = fallocate(handle->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length);
-    while (result != 0 && errno == EINTR && !atomic_load(request->cancelled));
-    return result == 0 ? 0 : -errno;
+        error = fallocate(handle->fd, (int)in->mode, (off_t)in->offset, (off_t)in->length) == 0 ? 0 : -errno;
+    while (error == -EINTR && !atomic_load(request->cancelled));
+    if (dropped)
+        credentials_regain_fsetid();
+    return error;
 }
 
 int32_t passthrough_lseek(struct request *request)
@@ -458,11 +468,16 @@ static int64_t copy_range(struct request *request, const struct fuse_copy_file_r
     off_t offset_in = (off_t)in->off_in;
     off_t offset_out = (off_t)in->off_out;
     size_t size = in->len < most ? in->len : most;
-    ssize_t copied;
-    do
+    bool dropped = drop_fsetid_to_change(request);
+    int64_t copied;
+    do {
         copied = copy_file_range(from->fd, &offset_in, to->fd, &offset_out, size, (unsigned)in->flags);
-    while (copied < 0 && errno == EINTR && !atomic_load(request->cancelled));
-    return copied >= 0 ? copied : -errno;
+        if (copied < 0)
+            copied = -errno;
+    } while (copied == -EINTR && !atomic_load(request->cancelled));
+    if (dropped)
+        credentials_regain_fsetid();
+    return copied;
 }
 
 int32_t passthrough_copy_file_range(struct request *request)

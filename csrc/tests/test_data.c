@@ -861,6 +861,45 @@ static void requests_that_are_too_short_fail_alone(void)
     twin_destroy(&twin);
 }
 
+/* What the guest's kernel leaves to the host (HANDLE_KILLPRIV_V2), without a flag that would say so. */
+static void allocating_and_copying_kill_a_users_privileges(void)
+{
+    struct twin twin;
+    twin_begin(&twin, FUSE_INIT_HANDLE_KILLPRIV_V2);
+    twin_file(&twin, "from", "0123456789", 0600);
+    twin_file(&twin, "to", "abcdefghij", 0600);
+    struct open_pair from = open_both(&twin, "from", O_RDONLY);
+    struct open_pair to = open_both(&twin, "to", O_RDWR);
+    for (uint32_t uid = 0; uid <= 1000; uid += 1000) {
+        twin.guest.uid = twin.guest.gid = uid;
+        CHECK_EQUAL(chmod(twin_share(&twin, "to"), 06755), 0);
+        CHECK_EQUAL(chmod(twin_plain(&twin, "to"), 06755), 0);
+        struct fuse_fallocate_in allocate = {.fh = to.fh, .length = 100 + uid};
+        CHECK_EQUAL(
+            loopback_send(&twin.guest, FUSE_FALLOCATE, to.nodeid, &allocate, sizeof(allocate), NULL, NULL),
+            0);
+        bool dropped = uid != 0 && credentials_drop_fsetid();
+        CHECK_EQUAL(fallocate(to.fd, 0, 0, 100 + uid), 0);
+        if (dropped)
+            credentials_regain_fsetid();
+        twin_agree(&twin, "to");
+        CHECK_EQUAL(chmod(twin_share(&twin, "to"), 06755), 0);
+        CHECK_EQUAL(chmod(twin_plain(&twin, "to"), 06755), 0);
+        struct fuse_copy_file_range_in copy = {
+            .fh_in = from.fh, .fh_out = to.fh, .nodeid_out = to.nodeid, .len = 5};
+        CHECK_EQUAL(copy_with(&twin, FUSE_COPY_FILE_RANGE, from.nodeid, &copy), 5);
+        dropped = uid != 0 && credentials_drop_fsetid();
+        off_t zero[2] = {0, 0};
+        CHECK_EQUAL(copy_file_range(from.fd, &zero[0], to.fd, &zero[1], 5, 0), 5);
+        if (dropped)
+            credentials_regain_fsetid();
+        twin_agree(&twin, "to");
+    }
+    close_both(&twin, &to);
+    close_both(&twin, &from);
+    twin_destroy(&twin);
+}
+
 int main(void)
 {
     PROMISE(what_is_written_is_read_in_any_pieces);
@@ -894,6 +933,7 @@ int main(void)
     PROMISE(fallocate_follows_linux);
     PROMISE(holes_are_found);
     PROMISE(ranges_are_copied_on_the_host);
+    PROMISE(allocating_and_copying_kill_a_users_privileges);
     PROMISE(requests_that_are_too_short_fail_alone);
     return 0;
 }
