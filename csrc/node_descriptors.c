@@ -320,19 +320,23 @@ static void wait_for_renames(struct node_table *table)
     pthread_rwlock_unlock(&table->renaming);
 }
 
-/* A request on the pool that has left its epoch looks at names in one of its own. */
+/* A request on the pool that has left its epoch looks at names in one of its own. True: leave_epoch is to
+ * follow; not where a caller has entered already, who goes on in it. */
 static bool enter_epoch(struct request *request)
 {
     if (!request->on_pool || request->inside_epoch)
         return false;
     epoch_enter(&request->session->epochs, request->reader);
+    request->inside_epoch = true;
     return true;
 }
 
 static void leave_epoch(struct request *request, bool entered)
 {
-    if (entered)
-        epoch_leave(&request->session->epochs, request->reader);
+    if (!entered)
+        return;
+    epoch_leave(&request->session->epochs, request->reader);
+    request->inside_epoch = false;
 }
 
 /* Whether an open descriptor is the node's file: 0, or -ESTALE, ... */
