@@ -7,6 +7,10 @@ void epoch_domain_init(struct epoch_domain *domain)
 {
     atomic_init(&domain->current, 1);
     atomic_init(&domain->waiting, false);
+    atomic_init(&domain->backlog, 0);
+    atomic_init(&domain->descriptors, 0);
+    domain->most_backlog = EPOCH_BACKLOG;
+    domain->most_descriptors = 0;
     pthread_mutex_init(&domain->lock, NULL);
     domain->readers = NULL;
     domain->oldest = NULL;
@@ -55,6 +59,13 @@ void epoch_leave(struct epoch_domain *domain, struct epoch_reader *reader)
         epoch_reclaim(domain);
 }
 
+/* Under the lock. */
+static void count_backlog(struct epoch_domain *domain, uint64_t change)
+{
+    uint64_t backlog = atomic_load_explicit(&domain->backlog, memory_order_relaxed) + change;
+    atomic_store_explicit(&domain->backlog, backlog, memory_order_relaxed);
+}
+
 void epoch_retire(struct epoch_domain *domain, struct epoch_retired *retired,
                   bool (*release)(struct epoch_retired *retired))
 {
@@ -70,6 +81,7 @@ void epoch_retire(struct epoch_domain *domain, struct epoch_retired *retired,
         domain->oldest = retired;
     domain->newest = retired;
     atomic_store_explicit(&domain->waiting, true, memory_order_relaxed);
+    count_backlog(domain, 1);
     pthread_mutex_unlock(&domain->lock);
 }
 
@@ -94,10 +106,13 @@ static struct epoch_retired *take_unseen(struct epoch_domain *domain)
     struct epoch_retired *taken = domain->oldest;
     struct epoch_retired *last = NULL;
     struct epoch_retired *next = taken;
+    uint64_t count = 0;
     while (next != NULL && next->epoch <= limit) {
         last = next;
         next = next->next;
+        count++;
     }
+    count_backlog(domain, -count);
     if (last == NULL)
         taken = NULL;
     else

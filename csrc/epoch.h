@@ -26,9 +26,16 @@ struct epoch_reader {
     struct epoch_reader *next;
 };
 
+/* Objects that wait to be freed before nothing more is begun: some 30 MB of nodes and names. */
+#define EPOCH_BACKLOG 131072
+
 struct epoch_domain {
     alignas(64) _Atomic uint64_t current;
-    _Atomic bool waiting; /* something is retired: leaving readers try to reclaim */
+    _Atomic bool waiting;         /* something is retired: leaving readers try to reclaim */
+    _Atomic uint64_t backlog;     /* how much; written under lock */
+    _Atomic uint64_t descriptors; /* among that, of nodes that gave them up; counted by their owner */
+    uint64_t most_backlog;        /* EPOCH_BACKLOG; set before there are readers, as the next */
+    uint64_t most_descriptors;
     alignas(64) pthread_mutex_t lock;
     struct epoch_reader *readers; /* under lock */
     struct epoch_retired *oldest; /* under lock; oldest first */
@@ -44,6 +51,14 @@ void epoch_add_reader(struct epoch_domain *domain, struct epoch_reader *reader);
 void epoch_remove_reader(struct epoch_domain *domain, struct epoch_reader *reader);
 void epoch_enter(struct epoch_domain *domain, struct epoch_reader *reader);
 void epoch_leave(struct epoch_domain *domain, struct epoch_reader *reader);
+
+/* True where so much waits for a reader that is still inside (in a lookup that the host does not answer) that
+ * who would begin something should wait, outside: what is retired meanwhile stays as long as that reader. */
+static inline bool epoch_crowded(const struct epoch_domain *domain)
+{
+    return atomic_load_explicit(&domain->backlog, memory_order_relaxed) > domain->most_backlog ||
+           atomic_load_explicit(&domain->descriptors, memory_order_relaxed) > domain->most_descriptors;
+}
 
 /* The object must be unreachable for readers that enter from now on. May be called inside or outside. */
 void epoch_retire(struct epoch_domain *domain, struct epoch_retired *retired,

@@ -18,9 +18,12 @@
 #define EVICT_BATCH 8 /* descriptors given up at once */
 #define EVICT_TRIES 64U /* nodes looked at for that */
 #define STAT_ATTEMPTS 4 /* a name that changes under us is read again */
+/* Descriptors given up that may wait to be closed, beside a sixteenth of the budget. */
+#define RETIRED_DESCRIPTORS 32
 
 struct retired_descriptor {
     struct epoch_retired retired;
+    struct epoch_domain *epochs;
     struct node *node; /* NULL: a mount's */
     int fd;
 };
@@ -33,6 +36,7 @@ int node_descriptors_init(struct node_table *table)
     descriptors->budget = budget > 1U << 24 ? 1U << 24 : (uint32_t)budget;
     atomic_init(&descriptors->patience, EVICT_TRIES);
     descriptors->holders = calloc(descriptors->budget, sizeof(struct node *));
+    table->share->session->epochs.most_descriptors += RETIRED_DESCRIPTORS + descriptors->budget / 16;
     return descriptors->holders != NULL ? 0 : -ENOMEM;
 }
 
@@ -98,6 +102,7 @@ static bool release_descriptor(struct epoch_retired *retired)
     if (node != NULL && atomic_load_explicit(&node->pins, memory_order_acquire) != 0)
         return false;
     close(descriptor->fd);
+    atomic_fetch_sub_explicit(&descriptor->epochs->descriptors, 1, memory_order_relaxed);
     free(descriptor);
     return true;
 }
@@ -109,8 +114,10 @@ _Static_assert(offsetof(struct retired_descriptor, retired) == 0,
 static void retire_descriptor(struct epoch_domain *epochs, struct retired_descriptor *descriptor,
                               struct node *node, int fd)
 {
+    descriptor->epochs = epochs;
     descriptor->fd = fd;
     descriptor->node = node;
+    atomic_fetch_add_explicit(&epochs->descriptors, 1, memory_order_relaxed);
     epoch_retire(epochs, &descriptor->retired, release_descriptor);
 }
 

@@ -28,6 +28,8 @@
 /* How often a ring without a kick descriptor is looked at. */
 #define POLL_MILLISECONDS 1
 #define KICK_READS 16
+/* How often it is looked whether readers that are held up have left. */
+#define READERS_NANOSECONDS 1000000
 
 /* What a thread needs once, however many requests it serves. */
 struct queue_scratch {
@@ -447,8 +449,18 @@ static bool still_throttled(struct queue *queue)
     return queue->throttled;
 }
 
+/* Begin nothing while too much waits to be freed: another thread of this guest's holds that up. */
+static void wait_for_readers(struct epoch_domain *epochs)
+{
+    static const struct timespec pause = {.tv_nsec = READERS_NANOSECONDS};
+    epoch_reclaim(epochs);
+    if (epoch_crowded(epochs))
+        nanosleep(&pause, NULL);
+}
+
 static void serve(struct queue *queue)
 {
+    struct epoch_domain *epochs = &queue->environment->session->epochs;
     while (!atomic_load_explicit(&queue->stopping, memory_order_acquire)) {
         if (atomic_load_explicit(&queue->changed, memory_order_acquire))
             apply_settings(queue);
@@ -457,6 +469,8 @@ static void serve(struct queue *queue)
             signal_call(queue);
         if (!queue->running || !still_mapped(queue) || still_throttled(queue))
             sleep_until_kicked(queue);
+        else if (epoch_crowded(epochs))
+            wait_for_readers(epochs);
         else if (!serve_batch(queue) && queue->running)
             idle(queue);
     }

@@ -29,6 +29,7 @@ static void arrive(struct visit *visit)
     CHECK(mkdtemp(visit->share) != NULL);
     guest_create(&visit->guest, &(struct guest_options){.size = 8 << 20, .queues = 4, .pool_threads = 2});
     struct vhostfs_passthrough_options options = loopback_options();
+    options.descriptor_budget = 16;
     options.root_fd = open(visit->share, O_PATH | O_DIRECTORY | O_CLOEXEC);
     options.proc_self_fd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
     CHECK_EQUAL(vhostfs_device_mount_passthrough(visit->guest.device, MOUNT, &options), 0);
@@ -36,7 +37,7 @@ static void arrive(struct visit *visit)
     close(options.proc_self_fd);
 }
 
-/* A directory in a directory in a directory. Their host paths, the deepest first, are left to the caller. */
+/* A directory in a directory in a directory. */
 static void make_deep_tree(struct visit *visit)
 {
     uint64_t parent = MOUNT << 48 | 1;
@@ -58,15 +59,12 @@ static void make_deep_tree(struct visit *visit)
     }
 }
 
-static void remove_deep_tree(const char *share)
+static void depart(struct visit *visit)
 {
-    char path[128];
-    for (int levels = DEPTH; levels >= 0; levels--) {
-        int end = snprintf(path, sizeof(path), "%s", share);
-        for (int level = 0; level < levels; level++)
-            end += snprintf(path + end, sizeof(path) - (size_t)end, "/d");
-        CHECK_EQUAL(rmdir(path), 0);
-    }
+    char command[96];
+    guest_destroy(&visit->guest);
+    snprintf(command, sizeof(command), "rm -r %s", visit->share);
+    CHECK_EQUAL(system(command), 0);
 }
 
 /* Every descriptor on the share would keep the host from unmounting it. */
@@ -82,8 +80,7 @@ static void a_front_end_that_leaves_leaves_nothing_open(void)
     vhostfs_device_disconnect(visit.guest.device);
     driver_destroy(&visit.driver);
     CHECK_EQUAL(loopback_open_descriptors(), before);
-    guest_destroy(&visit.guest);
-    remove_deep_tree(visit.share);
+    depart(&visit);
 }
 
 /* ---- A guest that wants all descriptors ---- */
@@ -188,11 +185,155 @@ static void what_was_under_way_when_the_session_ended_goes_with_the_front_end(vo
     CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &hoard.before), 0);
 }
 
+/* ---- A queue that the host holds up, and another that goes on ---- */
+
+#define FILES 64U
+#define REQUESTS 4000U
+
+/* Another queue of the device's, in a lookup that the host does not answer. */
+static void hold_up(struct guest *guest, struct epoch_reader *stuck)
+{
+    epoch_add_reader(&guest->device->session.epochs, stuck);
+    epoch_enter(&guest->device->session.epochs, stuck);
+}
+
+static void let_go(struct guest *guest, struct epoch_reader *stuck)
+{
+    epoch_leave(&guest->device->session.epochs, stuck);
+    epoch_remove_reader(&guest->device->session.epochs, stuck);
+}
+
+/* Send one request after the other, until all are sent or one is not answered for a while. How many were
+ * answered. */
+static uint32_t send_while_answered(struct driver *driver, uint32_t count,
+                                    bool (*send)(struct driver *driver, uint32_t number))
+{
+    for (uint32_t number = 0; number < count; number++) {
+        uint16_t id = 0;
+        uint32_t length = 0;
+        CHECK(send(driver, number));
+        driver_kick(driver);
+        bool answered = false;
+        for (int tries = 0; tries < 200 && !answered; tries++) {
+            answered = driver_take(driver, &id, &length);
+            if (!answered && tries > 100)
+                usleep(1000);
+        }
+        if (!answered)
+            return number;
+        CHECK_EQUAL(driver_reply(driver, id, length)->error, 0);
+    }
+    return count;
+}
+
+/* Each takes a name out of use. */
+static bool rename_to_and_fro(struct driver *driver, uint32_t number)
+{
+    struct {
+        struct fuse_rename_in in;
+        char names[4];
+    } body = {.in = {.newdir = MOUNT << 48 | 1}};
+    memcpy(body.names, number % 2 == 0 ? "d\0e" : "e\0d", sizeof(body.names));
+    return driver_request(driver, FUSE_RENAME, MOUNT << 48 | 1, &body, sizeof(body), DRIVER_POOL_ROOM);
+}
+
+static uint64_t files[FILES];
+
+/* Each takes a descriptor, more of them than may be kept. */
+static bool ask_for_attributes(struct driver *driver, uint32_t number)
+{
+    struct fuse_getxattr_in in = {.size = 0};
+    return driver_request(driver, FUSE_LISTXATTR, files[number % FILES], &in, sizeof(in), DRIVER_POOL_ROOM);
+}
+
+static void make_files(struct visit *visit)
+{
+    for (uint32_t i = 0; i < FILES; i++) {
+        struct {
+            struct fuse_mknod_in in;
+            char name[4];
+        } body = {.in = {.mode = S_IFREG | 0600}};
+        uint16_t id = 0;
+        uint32_t length = 0;
+        snprintf(body.name, sizeof(body.name), "%u", i);
+        CHECK(driver_request(&visit->driver, FUSE_MKNOD, MOUNT << 48 | 1, &body, sizeof(body),
+                             DRIVER_POOL_ROOM));
+        driver_kick(&visit->driver);
+        driver_await(&visit->driver, &id, &length);
+        const struct fuse_out_header *reply = driver_reply(&visit->driver, id, length);
+        CHECK_EQUAL(reply->error, 0);
+        struct fuse_entry_out entry;
+        memcpy(&entry, reply + 1, sizeof(entry));
+        files[i] = entry.nodeid;
+    }
+}
+
+static void what_waits_to_be_freed_is_bounded(uint64_t most_backlog,
+                                              bool (*send)(struct driver *driver, uint32_t number))
+{
+    struct visit visit;
+    arrive(&visit);
+    struct epoch_domain *epochs = &visit.guest.device->session.epochs;
+    epochs->most_backlog = most_backlog;
+    driver_create(&visit.driver, &visit.guest, 1, &(struct driver_options){.size = 64});
+    driver_init(&visit.driver);
+    make_deep_tree(&visit);
+    make_files(&visit);
+    size_t before = loopback_open_descriptors();
+    struct epoch_reader stuck;
+    hold_up(&visit.guest, &stuck);
+    CHECK(send_while_answered(&visit.driver, REQUESTS, send) < REQUESTS);
+    CHECK(loopback_open_descriptors() < before + 200);
+    CHECK(atomic_load(&epochs->backlog) < most_backlog + 1000);
+    let_go(&visit.guest, &stuck);
+    uint16_t id = 0;
+    uint32_t length = 0;
+    driver_await(&visit.driver, &id, &length);
+    CHECK_EQUAL(driver_reply(&visit.driver, id, length)->error, 0);
+    CHECK_EQUAL(send_while_answered(&visit.driver, 100, ask_for_attributes), 100);
+    vhostfs_device_disconnect(visit.guest.device);
+    CHECK_EQUAL(atomic_load(&epochs->backlog), 0);
+    driver_destroy(&visit.driver);
+    depart(&visit);
+}
+
+static void names_that_wait_for_a_reader_are_bounded(void)
+{
+    what_waits_to_be_freed_is_bounded(300, rename_to_and_fro);
+}
+
+static void descriptors_that_wait_for_a_reader_are_bounded(void)
+{
+    what_waits_to_be_freed_is_bounded(EPOCH_BACKLOG, ask_for_attributes);
+}
+
+static void a_ring_that_waits_for_a_reader_can_be_stopped(void)
+{
+    struct visit visit;
+    arrive(&visit);
+    visit.guest.device->session.epochs.most_backlog = 10;
+    driver_create(&visit.driver, &visit.guest, 1, &(struct driver_options){.size = 64});
+    driver_init(&visit.driver);
+    make_deep_tree(&visit);
+    struct epoch_reader stuck;
+    hold_up(&visit.guest, &stuck);
+    CHECK(send_while_answered(&visit.driver, REQUESTS, rename_to_and_fro) < REQUESTS);
+    uint32_t base = 0;
+    CHECK_EQUAL(vhostfs_queue_stop(visit.guest.device, 1, &base), 0);
+    let_go(&visit.guest, &stuck);
+    vhostfs_device_disconnect(visit.guest.device);
+    driver_destroy(&visit.driver);
+    depart(&visit);
+}
+
 int main(void)
 {
     PROMISE(a_front_end_that_leaves_leaves_nothing_open);
     PROMISE(closed_files_count_as_long_as_somebody_may_use_them);
     PROMISE(owners_of_locks_count_as_open_files);
     PROMISE(what_was_under_way_when_the_session_ended_goes_with_the_front_end);
+    PROMISE(names_that_wait_for_a_reader_are_bounded);
+    PROMISE(descriptors_that_wait_for_a_reader_are_bounded);
+    PROMISE(a_ring_that_waits_for_a_reader_can_be_stopped);
     return 0;
 }
