@@ -529,7 +529,9 @@ static void give_lease_up(int signal_number, siginfo_t *info, void *context)
 {
     (void)signal_number;
     (void)context;
+    int saved = errno;
     (void)fcntl(info->si_fd, F_SETLEASE, F_UNLCK);
+    errno = saved;
 }
 
 /* A host's program that has the file to itself, until somebody else wants it. */
