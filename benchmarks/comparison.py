@@ -125,7 +125,7 @@ def contestants(kinds: Sequence[Kind], place: Path, queues: int) -> Iterator[lis
 
 @contextmanager
 def kept_apart(contestants: Sequence[Contestant], processors: int) -> Iterator[None]:
-    """Keep the daemons on one processor and ourselves on the same or another, ahead of all other processes."""
+    """Keep the daemons on one processor and ourselves on the same or another, ahead of all else."""
     own = os.sched_getaffinity(0)
     if len(own) < processors:
         raise NoDaemonError(f"there are no {processors} processors")

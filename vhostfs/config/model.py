@@ -23,6 +23,7 @@ MOUNT_DESCRIPTORS_MINIMUM: Final = 16
 """Fewest descriptors that the nodes of a mount can do with."""
 
 POOL_THREADS: Final = 64
+POLL_MICROSECONDS: Final = 20
 """Most threads of a device for requests that wait for a disk, unless told otherwise."""
 
 DAY: Final = 86_400.0
@@ -145,8 +146,8 @@ class DeviceSettings:
     """What the guest mounts by, told to front-ends that ask for it; None: the front-end knows it."""
     request_queues: int = 1
     packed: bool = False
-    poll_microseconds: int = 0
-    """How long an idle queue polls before it sleeps."""
+    poll_microseconds: int = POLL_MICROSECONDS
+    """How long an idle queue polls, at most, before it sleeps; 0: never."""
     pool_threads: int = POOL_THREADS
     """Most threads for requests that wait for a disk."""
 

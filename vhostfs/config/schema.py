@@ -184,7 +184,7 @@ class DevicePart(Part):
     tag: Annotated[str, Field(min_length=1)] | None = None
     request_queues: Annotated[int, Field(ge=1, le=model.REQUEST_QUEUE_LIMIT)] = 1
     packed: bool = False
-    poll_microseconds: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    poll_microseconds: Annotated[int, Field(ge=0, le=1_000_000)] = model.POLL_MICROSECONDS
     pool_threads: Annotated[int, Field(ge=1, le=1024)] = model.POOL_THREADS
 
     @field_validator("tag")
