@@ -1,9 +1,11 @@
 /* Checks for the C tests: a broken promise is printed with file, line and values, and the test program
  * exits 1. */
 #pragma once
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CHECK(condition)                                                                                     \
     do {                                                                                                     \
@@ -34,3 +36,12 @@
         printf("  %s\n", #function);                                                                         \
         fflush(stdout);                                                                                      \
     } while (0)
+
+/* For the main of a test that acts for several users, as only root may. False: it has said that it shows nothing. */
+static inline bool check_runs_as_root(void)
+{
+    if (geteuid() == 0)
+        return true;
+    printf("  not run: acting for several users needs root\n");
+    return false;
+}
