@@ -116,9 +116,9 @@ unpack_python() {
 # Does nothing where the sources of the C core and the packaging are those that it was made of.
 need_environment() {
     local extra=$1 stamp=$VENV/.made-of made_of python
-    made_of=$(cd "$PROJECT" && cat pyproject.toml csrc/*.[ch] csrc/*.py csrc/*/*.[ch] 2>/dev/null | sha256sum)
+    made_of=$(cd "$PROJECT" && cat pyproject.toml setup.py csrc/*.[ch] csrc/*.py | sha256sum)
     if [[ -f $stamp && -x $VENV/bin/python ]]; then
-        case $(<"$stamp") in "$made_of$extra" | "$made_of[dev]") return 0 ;; esac
+        case $(<"$stamp") in "${made_of}$extra" | "${made_of}[dev]") return 0 ;; esac
     fi
     if [[ ! -x $VENV/bin/python ]] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
         python=$(find_python || unpack_python) ||
