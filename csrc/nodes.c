@@ -39,6 +39,12 @@ uint64_t node_device(const struct node *node)
     return node->device + 1;
 }
 
+bool node_on_root_device(const struct node *node)
+{
+    const struct node *root = node_at(node->table, FUSE_ROOT_ID);
+    return root != NULL && node->device == root->device;
+}
+
 struct node *node_parent(const struct node *node)
 {
     if (node_is_root(node))

@@ -71,6 +71,8 @@ struct node *node_parent(const struct node *node);
 uint64_t node_inode(const struct node *node);
 /* The device that the file lies on: a number that tells one from another, never 0. */
 uint64_t node_device(const struct node *node);
+/* Whether that is the root's own, and no other that is mounted below. */
+bool node_on_root_device(const struct node *node);
 
 /* For who changes names. Before a name is removed or replaced: the node that is known only by it gets its
  * descriptor. That node, or NULL where none is known. */

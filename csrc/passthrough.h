@@ -31,7 +31,7 @@ struct passthrough {
     _Atomic uint64_t flags;         /* negotiated INIT flags of the session that runs */
     bool file_handles;              /* open_by_handle_at works for this process and file system */
     _Atomic uint64_t memory_device; /* node_device of a tmpfs or the like that reads were seen on; 0: none */
-    bool local; /* the host's file system is local: close reports no errors, FLUSH need not be sent */
+    bool local; /* the root's file system is local: close reports no errors, FLUSH need not be sent */
     struct node_table *nodes;
     struct handle_table *handles;
     struct lock_table *locks;
@@ -151,7 +151,7 @@ operation passthrough_ioctl;
 /* passthrough_data.c: what both OPEN and CREATE do: the flags that reach the host, and those that answer the
  * guest. */
 int passthrough_open_flags(const struct passthrough *share, uint32_t guest_flags);
-uint32_t passthrough_fopen_flags(const struct passthrough *share, uint32_t guest_flags);
+uint32_t passthrough_fopen_flags(const struct passthrough *share, const struct node *node);
 /* Before an open that may truncate: whether the host is to clear set-user-id and set-group-id. True: CAP_FSETID is dropped, and
  * credentials_regain_fsetid is to follow. */
 bool passthrough_drop_fsetid_to_open(const struct request *request, uint32_t guest_flags,

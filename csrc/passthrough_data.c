@@ -50,9 +50,15 @@ int passthrough_open_flags(const struct passthrough *share, uint32_t guest_flags
     return flags | O_CLOEXEC;
 }
 
-uint32_t passthrough_fopen_flags(const struct passthrough *share, uint32_t guest_flags)
+/* Whether closing the file reports no errors. What is mounted below the root is not known to be so. */
+static bool is_local(const struct passthrough *share, const struct node *node)
 {
-    (void)guest_flags; /* O_DIRECT needs no flag: the guest's kernel passes its cache by itself */
+    return share->local && node != NULL && node_on_root_device(node);
+}
+
+uint32_t passthrough_fopen_flags(const struct passthrough *share, const struct node *node)
+{
+    /* O_DIRECT needs no flag: the guest's kernel passes its cache by itself. */
     uint32_t flags = 0;
     switch ((enum vhostfs_cache_mode)share->options.cache) {
     case VHOSTFS_CACHE_NEVER:
@@ -66,7 +72,7 @@ uint32_t passthrough_fopen_flags(const struct passthrough *share, uint32_t guest
         break;
     }
     /* FLUSH is for a close that can fail, and drops POSIX locks. */
-    if (share->local && !passthrough_negotiated(share, FUSE_INIT_POSIX_LOCKS))
+    if (is_local(share, node) && !passthrough_negotiated(share, FUSE_INIT_POSIX_LOCKS))
         flags |= FOPEN_NOFLUSH;
     return flags;
 }
@@ -144,7 +150,7 @@ int32_t passthrough_open(struct request *request)
         return REQUEST_WOULD_SLEEP;
     if (fd < 0)
         return fd;
-    struct fuse_open_out out = {.open_flags = passthrough_fopen_flags(share, in->flags)};
+    struct fuse_open_out out = {.open_flags = passthrough_fopen_flags(share, node)};
     error = handle_create(request, fd, HANDLE_FILE, flags, request->in.nodeid, &out.fh);
     return error != 0 ? error : reply_bytes(request, &out, sizeof(out));
 }
@@ -337,7 +343,7 @@ int32_t passthrough_flush(struct request *request)
     if (handle == NULL)
         return -EBADF;
     int32_t result = 0;
-    if (!passthrough_of(request)->local) {
+    if (!is_local(passthrough_of(request), node_find(request, request->in.nodeid))) {
         if (!request_may_sleep(request))
             return REQUEST_WOULD_SLEEP;
         /* A network file system reports what went wrong with earlier writes when a descriptor is closed. */

@@ -301,11 +301,11 @@ _Static_assert(sizeof(struct created) == sizeof(struct fuse_entry_out) + sizeof(
                "CREATE's reply");
 
 /* The handle for a file that was entered and opened. Takes fd; takes the lookup back where it fails. */
-static int32_t reply_created(struct request *request, const struct fuse_create_in *in, int fd, int flags,
-                             struct created *created)
+static int32_t reply_created(struct request *request, int fd, int flags, struct created *created)
 {
+    const struct node *node = node_find(request, created->entry.nodeid);
     created->open =
-        (struct fuse_open_out){.open_flags = passthrough_fopen_flags(passthrough_of(request), in->flags)};
+        (struct fuse_open_out){.open_flags = passthrough_fopen_flags(passthrough_of(request), node)};
     int error = handle_create(request, fd, HANDLE_FILE, flags, created->entry.nodeid, &created->open.fh);
     int32_t result = error != 0 ? error : reply_bytes(request, created, sizeof(*created));
     if (error == 0 && result < 0)
@@ -352,7 +352,7 @@ static int32_t open_existing(struct request *request, const struct fuse_create_i
     }
     if ((flags & O_TRUNC) != 0 && stat_open(fd, &attributes) == 0)
         node_fill_attributes(request, &attributes, &created.entry.attr);
-    return reply_created(request, in, fd, flags, &created);
+    return reply_created(request, fd, flags, &created);
 }
 
 static int open_new(struct request *request, const struct fuse_create_in *in, const struct place *place,
@@ -370,8 +370,7 @@ static int open_new(struct request *request, const struct fuse_create_in *in, co
     return fd;
 }
 
-static int32_t reply_new(struct request *request, const struct fuse_create_in *in, const struct place *place,
-                         int fd, int flags)
+static int32_t reply_new(struct request *request, const struct place *place, int fd, int flags)
 {
     struct statx attributes;
     struct created created;
@@ -382,7 +381,7 @@ static int32_t reply_new(struct request *request, const struct fuse_create_in *i
         close(fd);
         return error;
     }
-    return reply_created(request, in, fd, flags, &created);
+    return reply_created(request, fd, flags, &created);
 }
 
 int32_t passthrough_create_file(struct request *request)
@@ -402,7 +401,7 @@ int32_t passthrough_create_file(struct request *request)
         bool fixed = passthrough_option(share, VHOSTFS_PASSTHROUGH_READ_ONLY);
         int fd = fixed ? -EEXIST : open_new(request, in, &place, flags);
         if (fd >= 0)
-            return reply_new(request, in, &place, fd, flags);
+            return reply_new(request, &place, fd, flags);
         if (fd != -EEXIST || ((in->flags & O_EXCL) != 0 && !fixed))
             return fd;
         error = open_existing(request, in, &place, flags);
@@ -458,7 +457,7 @@ int32_t passthrough_tmpfile(struct request *request)
         close(fd);
         return error;
     }
-    return reply_created(request, in, fd, flags, &created);
+    return reply_created(request, fd, flags, &created);
 }
 
 /* ---- Removing and moving names ---- */
