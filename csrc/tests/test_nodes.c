@@ -734,6 +734,41 @@ static void an_ordinary_user_serves_all_of_it(void)
     CHECK_EQUAL(status, 0);
 }
 
+/* As with any descriptor: who has it keeps it, wherever the host moves it; but it is no way to what was never
+ * shared. */
+static void what_the_host_moves_out_of_the_share_leads_nowhere_else(void)
+{
+    begin(16);
+    char outside[128]; /* on the same file system */
+    snprintf(outside, sizeof(outside), "%s-outside", loopback.root);
+    CHECK_EQUAL(mkdir(outside, 0755), 0);
+    int out = open(outside, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    CHECK_EQUAL(mkdirat(out, "secret", 0755), 0);
+    host_directory("d");
+    host_directory("d/inner");
+    uint64_t directory = look_up(1, "d").nodeid;
+    uint64_t inner = look_up(directory, "inner").nodeid;
+    for (int given_up = 0; given_up < 2; given_up++) {
+        if (given_up != 0)
+            push_out("other"); /* to be opened again by file handle or name */
+        if (given_up == 0)
+            CHECK_EQUAL(renameat(loopback.root_fd, "d", out, "d"), 0);
+        struct fuse_entry_out entry;
+        CHECK_EQUAL(loopback_lookup(&guest, 1, "d", &entry), -ENOENT);
+        if (given_up == 0)
+            CHECK_EQUAL(look_up(directory, "..").nodeid, 1);
+        int error = loopback_lookup(&guest, inner, "..", &entry);
+        CHECK(error == -ESTALE || entry.nodeid == directory);
+        CHECK(loopback_lookup(&guest, directory, "../secret", &entry) < 0);
+        CHECK(loopback_lookup(&guest, directory, "secret", &entry) < 0);
+    }
+    CHECK_EQUAL(renameat(out, "d", loopback.root_fd, "d"), 0);
+    CHECK_EQUAL(unlinkat(out, "secret", AT_REMOVEDIR), 0);
+    close(out);
+    CHECK_EQUAL(rmdir(outside), 0);
+    end();
+}
+
 /* A file that was made: whether the guest is to tell of its closing, and whether that may sleep. */
 static void check_flush(uint64_t directory, bool told)
 {
@@ -804,6 +839,7 @@ int main(void)
     PROMISE(what_was_only_listed_is_found_below_a_directory_that_the_host_moved);
     PROMISE(a_file_that_was_made_and_closed_outlives_renames_once_looked_up);
     PROMISE(what_the_host_moved_is_ESTALE_without);
+    PROMISE(what_the_host_moves_out_of_the_share_leads_nowhere_else);
     PROMISE(unlinked_files_keep_their_descriptors_and_the_rest_goes_on);
     PROMISE(what_a_sleeping_request_holds_stays);
     PROMISE(a_process_that_may_open_less_than_the_budget_goes_on);
