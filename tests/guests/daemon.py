@@ -72,8 +72,8 @@ class Daemon:
             raise self._failed(f"did not log {text!r} ({times} times)")
 
     def open_files(self) -> int:
-        """Count the descriptors that it has open; of several processes, those of the one that has most."""
-        return max(len(list(Path(f"/proc/{process}/fd").iterdir())) for process in self._processes())
+        """Count the descriptors that it has open."""
+        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
 
     def wait_open_files(self, count: int) -> None:
         """Wait until it has no more descriptors open than this. Raises DaemonFailedError after 30 seconds."""
@@ -84,15 +84,8 @@ class Daemon:
             time.sleep(0.02)
 
     def open_files_limit(self) -> int:
-        """Read how many descriptors each of its processes may have open; the greatest, should they differ."""
-        return max(resource.prlimit(process, resource.RLIMIT_NOFILE)[0] for process in self._processes())
-
-    def _processes(self) -> list[int]:
-        processes = [self._process.pid]
-        for process in processes:
-            for thread in Path(f"/proc/{process}/task").iterdir():
-                processes += map(int, (thread / "children").read_text().split())
-        return processes
+        """Read how many descriptors it may have open."""
+        return resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE)[0]
 
     def stop(self) -> None:
         """Ask it to end, and wait. Raises DaemonFailedError unless it exits with 0 and logged no trouble."""
