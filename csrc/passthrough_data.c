@@ -110,7 +110,7 @@ static int open_once(struct request *request, struct node *node, int node_fd, in
     if (!request->on_pool)
         return node_open(request, node, flags | O_NONBLOCK);
     int fd = openat(AT_FDCWD, descriptor_path(node_fd).text, flags);
-    return fd >= 0 ? fd : -errno;
+    return fd >= 0 ? fd : node_open_error(errno);
 }
 
 static int open_file(struct request *request, struct node *node, int flags, uint32_t guest_flags)
@@ -348,7 +348,9 @@ int32_t passthrough_flush(struct request *request)
             return REQUEST_WOULD_SLEEP;
         /* A network file system reports what went wrong with earlier writes when a descriptor is closed. */
         int copy = fcntl(handle->fd, F_DUPFD_CLOEXEC, 0);
-        if (copy < 0 || (close(copy) != 0 && errno != EINTR))
+        if (copy < 0)
+            result = node_open_error(errno);
+        else if (close(copy) != 0 && errno != EINTR)
             result = -errno;
     }
     passthrough_drop_posix_locks(request, handle, in->lock_owner);

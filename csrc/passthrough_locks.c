@@ -138,7 +138,7 @@ static int open_description(const struct passthrough *share, const struct handle
         fd = openat(AT_FDCWD, path.text, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         fd = openat(AT_FDCWD, path.text, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
-    return fd >= 0 ? fd : -errno;
+    return fd >= 0 ? fd : node_open_error(errno);
 }
 
 /* Put a new owner into the table; one that another thread put there meanwhile is taken instead, and the new
@@ -162,7 +162,7 @@ static struct lock_owner *list_owner(struct lock_table *table, struct lock_owner
 }
 
 /* The owner's open file description, made where there is none: 0 and *owner, or a negative errno (ENOLCK: no
- * more of them). */
+ * more of them) or REQUEST_NO_DESCRIPTORS. */
 static int take_owner(struct request *request, const struct handle *handle, const struct fuse_lk_in *in,
                       struct lock_owner **owner)
 {
@@ -180,7 +180,7 @@ static int take_owner(struct request *request, const struct handle *handle, cons
         if (fd >= 0)
             close(fd);
         handle_discount_descriptor(share->handles);
-        return fd >= 0 || fd == -EMFILE || fd == -ENFILE ? -ENOLCK : fd;
+        return fd >= 0 ? -ENOLCK : fd;
     }
     *made = (struct lock_owner){.nodeid = handle->nodeid, .owner = in->owner, .pid = in->lk.pid, .fd = fd};
     *owner = list_owner(share->locks, made);
