@@ -81,6 +81,14 @@ bool handle_count_descriptor(struct handle_table *table)
     return room;
 }
 
+bool handle_has_room(struct handle_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    bool room = table->open < handle_limit(table);
+    pthread_mutex_unlock(&table->lock);
+    return room;
+}
+
 void handle_discount_descriptor(struct handle_table *table)
 {
     pthread_mutex_lock(&table->lock);

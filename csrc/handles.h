@@ -54,4 +54,6 @@ int handle_any_descriptor(struct request *request, uint64_t nodeid);
 /* Count a descriptor that is kept for the guest beside its handles, which count their own: each mount has its
  * part of what the process may open, and none takes the others'. False: there is no room. */
 bool handle_count_descriptor(struct handle_table *table);
+/* Whether there is room for a handle: asked before an open that changes something. */
+bool handle_has_room(struct handle_table *table);
 void handle_discount_descriptor(struct handle_table *table);

@@ -142,6 +142,8 @@ int32_t passthrough_open(struct request *request)
     if (error != 0)
         return error;
     int flags = passthrough_open_flags(share, in->flags);
+    if ((flags & O_TRUNC) != 0 && !handle_has_room(share->handles))
+        return -ENFILE;
     bool dropped = passthrough_drop_fsetid_to_open(request, in->flags, in->open_flags);
     int fd = open_file(request, node, flags, in->flags);
     if (dropped)

@@ -396,6 +396,8 @@ int32_t passthrough_create_file(struct request *request)
     int error = take_place(request, -EISDIR, &place);
     if (error != 0)
         return error;
+    if (!handle_has_room(share->handles))
+        return -ENFILE;
     int flags = passthrough_open_flags(share, in->flags);
     for (uint32_t attempt = 0; attempt < CREATE_ATTEMPTS; attempt++) {
         bool fixed = passthrough_option(share, VHOSTFS_PASSTHROUGH_READ_ONLY);

@@ -147,6 +147,32 @@ static void closed_files_count_as_long_as_somebody_may_use_them(void)
     hoard_end(&hoard);
 }
 
+static void an_open_that_finds_no_room_changes_nothing(void)
+{
+    struct hoard hoard;
+    hoard_begin(&hoard);
+    static uint64_t handles[FEW_DESCRIPTORS];
+    size_t count = 0;
+    int error = 0;
+    while ((error = loopback_open(&hoard.guest, hoard.file.nodeid, O_RDONLY, &handles[count])) == 0)
+        count++;
+    CHECK_EQUAL(error, -ENFILE);
+    int fd = openat(hoard.loopback.root_fd, "file", O_WRONLY | O_CLOEXEC);
+    CHECK_EQUAL(write(fd, "content", 7), 7);
+    uint64_t fh;
+    struct fuse_entry_out entry;
+    CHECK_EQUAL(loopback_open(&hoard.guest, hoard.file.nodeid, O_WRONLY | O_TRUNC, &fh), -ENFILE);
+    CHECK_EQUAL(loopback_create_file(&hoard.guest, 1, "file", O_WRONLY | O_TRUNC, 0600, &entry, &fh),
+                -ENFILE);
+    CHECK_EQUAL(lseek(fd, 0, SEEK_END), 7);
+    CHECK_EQUAL(loopback_create_file(&hoard.guest, 1, "new", O_WRONLY, 0600, &entry, &fh), -ENFILE);
+    CHECK_EQUAL(faccessat(hoard.loopback.root_fd, "new", F_OK, 0), -1);
+    close(fd);
+    while (count > 0)
+        CHECK_EQUAL(loopback_release(&hoard.guest, hoard.file.nodeid, handles[--count]), 0);
+    hoard_end(&hoard);
+}
+
 static void owners_of_locks_count_as_open_files(void)
 {
     struct hoard hoard;
@@ -330,6 +356,7 @@ int main(void)
 {
     PROMISE(a_front_end_that_leaves_leaves_nothing_open);
     PROMISE(closed_files_count_as_long_as_somebody_may_use_them);
+    PROMISE(an_open_that_finds_no_room_changes_nothing);
     PROMISE(owners_of_locks_count_as_open_files);
     PROMISE(what_was_under_way_when_the_session_ended_goes_with_the_front_end);
     PROMISE(names_that_wait_for_a_reader_are_bounded);
