@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ FORGETS: Final = 64
 PAGES_A_SLOT: Final = 260
 MEMORY_ADDRESS: Final = 0x4000_0000
 SEED: Final = 20_260_101
+LISTEN_SECONDS: Final = 20.0
 
 LINUX_6_18_FLAGS: Final = InitFlags.joined(0x7BFFFFFB, 0x5FF)
 
@@ -78,6 +80,18 @@ class PageFile:
         )
 
 
+def _connect(socket: Path, options: FrontendOptions) -> Frontend:
+    """Connect to a socket that may be bound, and not yet listened on."""
+    deadline = time.monotonic() + LISTEN_SECONDS
+    while True:
+        try:
+            return Frontend.connect(socket, options)
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
 class Guest:
     """A connection to a daemon that serves a populated share."""
 
@@ -85,9 +99,7 @@ class Guest:
         self._ffi, self._library = load()
         self.share = share
         self.queues = queues
-        self._frontend = Frontend.connect(
-            socket, FrontendOptions(request_queues=queues, queue_size=QUEUE_SIZE)
-        )
+        self._frontend = _connect(socket, FrontendOptions(request_queues=queues, queue_size=QUEUE_SIZE))
         self._keep: list[Any] = []
         self._guest = self._ffi.NULL
         try:
