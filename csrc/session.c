@@ -126,13 +126,26 @@ static int32_t answer_init(struct session *session, struct request *request)
     return result;
 }
 
+/* Have descriptors given up, inside an epoch: a request that has begun to sleep has left its own. */
+static bool relieve(struct request *request)
+{
+    struct filesystem *filesystem = request->filesystem;
+    struct epoch_domain *epochs = &request->session->epochs;
+    bool outside = request->on_pool && !request->inside_epoch;
+    if (outside)
+        epoch_enter(epochs, request->reader);
+    bool relieved = filesystem->relieve != NULL && filesystem->relieve(filesystem);
+    if (outside)
+        epoch_leave(epochs, request->reader);
+    return relieved;
+}
+
 /* Call an operation; once more where the process had no descriptor left and the file system could do without
  * some. */
 static int32_t call(struct request *request, operation *answer)
 {
-    struct filesystem *filesystem = request->filesystem;
     int32_t result = answer(request);
-    if (result == REQUEST_NO_DESCRIPTORS && filesystem->relieve != NULL && filesystem->relieve(filesystem)) {
+    if (result == REQUEST_NO_DESCRIPTORS && relieve(request)) {
         request_again(request);
         result = answer(request);
     }

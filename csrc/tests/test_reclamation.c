@@ -173,6 +173,34 @@ static void an_open_that_finds_no_room_changes_nothing(void)
     hoard_end(&hoard);
 }
 
+static struct epoch_reader *relieved_by;
+static int relieved_inside; /* -1: not asked */
+
+static bool note_epoch(struct filesystem *filesystem)
+{
+    (void)filesystem;
+    relieved_inside = atomic_load(&relieved_by->entered) != 0;
+    return false;
+}
+
+static void descriptors_are_given_up_inside_an_epoch_also_by_who_sleeps(void)
+{
+    struct hoard hoard;
+    hoard_begin(&hoard);
+    relieved_by = &hoard.guest.reader;
+    relieved_inside = -1;
+    hoard.loopback.session.mounts[0]->relieve = note_epoch;
+    hoard.loopback.share->local = false; /* FLUSH closes a duplicate, on the pool */
+    struct rlimit none = {.rlim_cur = 3, .rlim_max = hoard.before.rlim_max};
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &none), 0);
+    struct fuse_flush_in in = {.fh = hoard.fh};
+    CHECK_EQUAL(loopback_send(&hoard.guest, FUSE_FLUSH, hoard.file.nodeid, &in, sizeof(in), NULL, NULL),
+                -ENFILE);
+    CHECK_EQUAL(setrlimit(RLIMIT_NOFILE, &hoard.before), 0);
+    CHECK_EQUAL(relieved_inside, 1);
+    hoard_end(&hoard);
+}
+
 static void owners_of_locks_count_as_open_files(void)
 {
     struct hoard hoard;
@@ -357,6 +385,7 @@ int main(void)
     PROMISE(a_front_end_that_leaves_leaves_nothing_open);
     PROMISE(closed_files_count_as_long_as_somebody_may_use_them);
     PROMISE(an_open_that_finds_no_room_changes_nothing);
+    PROMISE(descriptors_are_given_up_inside_an_epoch_also_by_who_sleeps);
     PROMISE(owners_of_locks_count_as_open_files);
     PROMISE(what_was_under_way_when_the_session_ended_goes_with_the_front_end);
     PROMISE(names_that_wait_for_a_reader_are_bounded);
