@@ -54,10 +54,18 @@ static void leave_clock(struct node *node)
     node->holder = 0;
 }
 
+/* The count of descriptors that wait to be closed: until then no other reader may see them. */
+static _Atomic uint64_t *waiting_descriptors(const struct node_table *table)
+{
+    return &table->share->session->epochs.descriptors;
+}
+
 void node_leave_clock(struct node *node)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
     pthread_mutex_lock(&descriptors->lock);
+    if (node->holder != 0)
+        atomic_fetch_add_explicit(waiting_descriptors(node->table), 1, memory_order_relaxed);
     leave_clock(node);
     pthread_mutex_unlock(&descriptors->lock);
 }
@@ -65,8 +73,10 @@ void node_leave_clock(struct node *node)
 void node_close_descriptor(struct node *node)
 {
     int fd = atomic_exchange(&node->fd, -1);
-    if (fd >= 0)
-        close(fd);
+    if (fd < 0)
+        return;
+    close(fd);
+    atomic_fetch_sub_explicit(waiting_descriptors(node->table), 1, memory_order_relaxed);
 }
 
 /* Make the node's descriptor this one, if there is room. The node's descriptor, or -ENFILE; -ESTALE: the node

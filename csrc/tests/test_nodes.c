@@ -674,6 +674,32 @@ static void what_a_sleeping_request_holds_stays(void)
     end();
 }
 
+static void descriptors_of_forgotten_directories_count_until_they_are_closed(void)
+{
+    begin(16);
+    struct epoch_domain *epochs = &loopback.session.epochs;
+    /* Another queue of the guest's, in a lookup that the host does not answer. */
+    struct epoch_reader stuck;
+    epoch_add_reader(epochs, &stuck);
+    epoch_enter(epochs, &stuck);
+    size_t before = loopback_open_descriptors();
+    unsigned int made = 0;
+    while (!epoch_crowded(epochs)) {
+        char name[16];
+        name_of(made++, name);
+        host_directory(name);
+        loopback_forget(&guest, look_up(1, name).nodeid, 1);
+        CHECK(made < 100);
+    }
+    CHECK(made > 16 && loopback_open_descriptors() < before + 100);
+    epoch_leave(epochs, &stuck);
+    CHECK_EQUAL(ask(1), 0);
+    CHECK(!epoch_crowded(epochs));
+    CHECK_EQUAL(loopback_open_descriptors(), before);
+    epoch_remove_reader(epochs, &stuck);
+    end();
+}
+
 static size_t resident_bytes(void)
 {
     FILE *statm = fopen("/proc/self/statm", "re");
@@ -842,6 +868,7 @@ int main(void)
     PROMISE(what_the_host_moves_out_of_the_share_leads_nowhere_else);
     PROMISE(unlinked_files_keep_their_descriptors_and_the_rest_goes_on);
     PROMISE(what_a_sleeping_request_holds_stays);
+    PROMISE(descriptors_of_forgotten_directories_count_until_they_are_closed);
     PROMISE(a_process_that_may_open_less_than_the_budget_goes_on);
     PROMISE(open_files_leave_descriptors_for_the_rest);
     PROMISE(an_ordinary_user_serves_all_of_it);
