@@ -427,7 +427,7 @@ static void idle(struct queue *queue)
     if (poll_ring(queue))
         return;
     if (!virtqueue_enable_notifications(&queue->ring)) {
-        bool measured = queue->environment->poll_nanoseconds > 0;
+        bool measured = queue->polling.most > 0;
         uint64_t before = measured ? now() : 0;
         sleep_until_kicked(queue);
         if (measured)

@@ -128,7 +128,8 @@ static int settings_changed(struct queue *queue)
     queue->ring.met_unmapped = false;
     queue->running = false;
     queue->throttled = false;
-    polling_begin(&queue->polling, queue->environment->poll_nanoseconds);
+    /* Nobody waits for what the queue for high priority does: FORGET. */
+    polling_begin(&queue->polling, queue->index > 0 ? queue->environment->poll_nanoseconds : 0);
     int error = threads_start(&queue->thread, name, queue_main, queue);
     queue->has_thread = error == 0;
     return error;
