@@ -9,6 +9,9 @@ export VHOSTFS_CACHE=${VHOSTFS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/vhostfs}
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 # A script that another one runs goes on counting: SECONDS=$SECONDS scripts/...
+# The exit status of what this machine cannot run, whose reason has been printed.
+CANNOT_RUN=77
+
 say() { printf '[%4ds] %s\n' "$SECONDS" "$*"; }
 
 fail() {
