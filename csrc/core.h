@@ -59,7 +59,8 @@ void vhostfs_device_destroy(vhostfs_device *device);
 /* The front-end is gone, or a new one comes: stop all rings, end the session, forget memory, log and
  * features. */
 void vhostfs_device_disconnect(vhostfs_device *device);
-/* RESET_DEVICE: stop and disable all rings, which begin at base 0 again, end the session; guest memory stays. */
+/* RESET_DEVICE: stop and disable all rings, which begin at base 0 again, end the session; guest memory stays.
+ */
 void vhostfs_device_reset(vhostfs_device *device);
 /* SET_FEATURES: the virtio feature bits that the front-end acknowledged (EVENT_IDX, INDIRECT, PACKED,
  * LOG_ALL). */
@@ -103,9 +104,12 @@ int vhostfs_queue_set_kick(vhostfs_device *device, uint32_t index,
 int vhostfs_queue_set_call(vhostfs_device *device, uint32_t index,
                            int fd); /* takes fd; -1: never signalled */
 int vhostfs_queue_set_error(vhostfs_device *device, uint32_t index, int fd); /* takes fd; -1: none */
-/* A ring runs while it is started (by its kick descriptor) and enabled; it is scanned once when that begins. */
+/* A ring runs while it is started (by its kick descriptor) and enabled; it is scanned once when that begins.
+ */
 int vhostfs_queue_set_enabled(vhostfs_device *device, uint32_t index, int enabled);
-/* GET_VRING_BASE: stop, answer what was taken (blocking locks are cancelled with EINTR), return the base. */
+/* GET_VRING_BASE: stop, answer what was taken, return the base. Blocking locks are cancelled with EINTR at
+ * once, other calls that sleep on the host after two seconds, if they can be; a WARNING says so where one
+ * cannot. */
 int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base);
 
 /* ---- The native file system: a directory of the host ---- */

@@ -9,8 +9,10 @@
 #include "node_table.h"
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #define CLIMB_LIMIT                                                                                          \
@@ -213,6 +215,25 @@ static struct node *next_victim(struct node_descriptors *descriptors)
     return victim;
 }
 
+/* Whether a file handle holds a generation, so that a file with a reused inode number is not taken for the
+ * old one. Others may do so too; these are known to. */
+static bool counts_generations(int fd)
+{
+    struct statfs file_system;
+    if (fstatfs(fd, &file_system) != 0)
+        return false;
+    switch ((uint32_t)file_system.f_type) {
+    case EXT4_SUPER_MAGIC:
+    case XFS_SUPER_MAGIC:
+    case BTRFS_SUPER_MAGIC:
+    case F2FS_SUPER_MAGIC:
+    case TMPFS_MAGIC:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* A readable descriptor on the mount of a node that is open as `fd`, or -1. */
 static int mount_descriptor(struct node_table *table, const struct node *node, int fd)
 {
@@ -228,11 +249,26 @@ static int mount_descriptor(struct node_table *table, const struct node *node, i
         found = open(descriptor_path(fd).text, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
         if (found >= 0) {
             descriptors->mount_id[descriptors->mounts] = node->mount_id;
+            descriptors->mount_counts_generations[descriptors->mounts] = counts_generations(found);
             descriptors->mount_fd[descriptors->mounts++] = found;
         }
     }
     pthread_mutex_unlock(&descriptors->lock);
     return found;
+}
+
+/* Of a mount that has its descriptor. */
+static bool mount_counts_generations(struct node_table *table, const struct node *node)
+{
+    struct node_descriptors *descriptors = &table->descriptors;
+    bool counts = false;
+    pthread_mutex_lock(&descriptors->lock);
+    for (uint32_t i = 0; i < descriptors->mounts; i++) {
+        if (descriptors->mount_id[i] == node->mount_id)
+            counts = descriptors->mount_counts_generations[i];
+    }
+    pthread_mutex_unlock(&descriptors->lock);
+    return counts;
 }
 
 /* Make sure that the node, which is (directory_fd, path), can be opened by file handle later; fd is open on
@@ -257,6 +293,7 @@ static bool have_file_handle(struct node_table *table, struct node *node, int fd
     kept->type = handle.head.handle_type;
     kept->size = (uint16_t)handle.head.handle_bytes;
     atomic_init(&kept->verified, path[0] == 0);
+    kept->lasting = mount_counts_generations(table, node);
     memcpy(kept->bytes, handle.head.f_handle, kept->size);
     struct node_file_handle *none = NULL;
     if (!atomic_compare_exchange_strong(&node->file_handle, &none, kept))
@@ -500,11 +537,12 @@ int node_descriptor(struct request *request, struct node *node)
     return fd;
 }
 
-/* By a file handle that was verified: it costs less than the way through the node's descriptor. -ESTALE: not so. */
+/* By a file handle that was verified: it costs less than the way through the node's descriptor. -ESTALE: not
+ * so. */
 static int open_verified(struct node *node, int flags)
 {
     const struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
-    if (kept == NULL || !atomic_load_explicit(&kept->verified, memory_order_relaxed))
+    if (kept == NULL || !atomic_load_explicit(&kept->verified, memory_order_relaxed) || !kept->lasting)
         return -ESTALE;
     int fd = open_file_handle(node, kept, flags);
     return fd >= 0 ? fd : node_open_error(errno);

@@ -77,13 +77,15 @@ struct node_name {
 struct node_file_handle {
     int32_t type;
     uint16_t size;
+    bool lasting;          /* it will never lead to another file */
     _Atomic bool verified; /* it was seen to lead to the node: what a name had may have been another file's */
     uint8_t bytes[];
 };
 
 /* Slots lie in chunks, each twice as large as the one before: found by index with one shift. */
 #define NODE_FIRST_CHUNK 512U
-#define NODE_CHUNKS 23
+#define NODE_CHUNKS                                                                                          \
+    17 /* 67 million nodes, some 14 GB: more is ENOMEM for the guest that looks up and never forgets */
 
 struct node_slots {
     pthread_mutex_t lock;
@@ -106,6 +108,7 @@ struct node_descriptors {
     uint32_t mounts;
     uint32_t mount_id[NODE_MOUNTS];
     int mount_fd[NODE_MOUNTS];
+    bool mount_counts_generations[NODE_MOUNTS]; /* its file handles never come to mean another file */
 };
 
 struct node_table {

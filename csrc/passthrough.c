@@ -68,6 +68,8 @@ static void end(struct filesystem *filesystem)
     lock_table_end(share->locks);
     handle_table_end(share->handles);
     node_table_end(share->nodes);
+    /* Device numbers of memory file systems are used again when one is unmounted. */
+    atomic_store_explicit(&share->memory_device, 0, memory_order_relaxed);
 }
 
 static bool relieve(struct filesystem *filesystem)

@@ -1,5 +1,6 @@
 /* The settings of a queue, and the life of its thread; the contract is in queue.h. */
 #define _GNU_SOURCE 1
+#include "events.h"
 #include "pool.h"
 #include "queue.h"
 #include "threads.h"
@@ -179,6 +180,9 @@ void queue_end(struct queue *queue)
         bool ended = queue->ended;
         pthread_mutex_unlock(&queue->used_lock);
         cancel_sleeps(queue, ended, rounds++ >= GRACE_ROUNDS);
+        if (rounds == 2 * GRACE_ROUNDS)
+            events_push(queue->environment->events, VHOSTFS_EVENT_WARNING, (int32_t)queue->index, 0,
+                        "the ring cannot stop: a system call on the share does not return");
         pthread_mutex_lock(&queue->used_lock);
     } while (!await_end(queue));
     pthread_mutex_unlock(&queue->used_lock);

@@ -127,11 +127,16 @@ class _Connection:
                 await self._talk()
                 group.cancel_scope.cancel()
         finally:
-            await self._clean_up()
+            with anyio.CancelScope(shield=True):
+                await self._clean_up()
 
     async def _clean_up(self) -> None:
         self._machine.close()
-        await self._in_worker(self._device.disconnect)
+        # A ring may have to wait for the host; what the device says of that is not to wait, too.
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch_device, group.cancel_scope)
+            await self._in_worker(self._device.disconnect)
+            group.cancel_scope.cancel()
         if self._backchannel is not None:
             self._unwanted.append(self._backchannel)
         await self._close_unwanted()

@@ -301,6 +301,35 @@ async def test_memory_that_vanishes_ends_the_connection(
     assert "share: connection ended: guest memory vanished" in caplog.text
 
 
+async def test_what_holds_up_the_end_of_a_connection_is_told_meanwhile(
+    listener: socket.socket, device: FakeDevice, path: Path
+) -> None:
+    told = threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "does not return" in record.getMessage():
+                told.set()
+
+    def obstacle() -> None:
+        device.tell(DeviceEvent(DeviceEventKind.WARNING, 1, None, "a system call does not return"))
+        assert told.wait(PATIENCE)
+
+    device.obstacles["disconnect"] = obstacle
+
+    def talk() -> None:
+        with SocketFrontend(path) as frontend:
+            frontend.settle()
+        assert device.disconnected.acquire(timeout=PATIENCE)
+
+    handler = Listener()
+    logging.getLogger("vhostfs").addHandler(handler)
+    try:
+        await while_served(listener, device, talk)
+    finally:
+        logging.getLogger("vhostfs").removeHandler(handler)
+
+
 async def test_one_device_s_wait_holds_up_no_other(
     listener: socket.socket, device: FakeDevice, path: Path, tmp_path: Path
 ) -> None:
