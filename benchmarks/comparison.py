@@ -32,7 +32,8 @@ HANG_SECONDS: Final = 120
 WARM_UP: Final = 0.25
 """Which part of a run's time a run before it takes, which does not count."""
 
-FALLBACK_FAILURE: Final = 1
+STANDARD_ERROR: Final = 2
+"""By number: what stands for sys.stderr need not be a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Contestant:
 def measure(contestant: Contestant, workload: Workload, depth: int, queues: int, seconds: float) -> Sample:
     """Run a workload once, after a shorter run that does not count."""
     guest, daemon = contestant.guest, contestant.daemon
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=STANDARD_ERROR)
     try:
         if workload.uncached:
             guest.share.drop_cached_data()
@@ -256,7 +257,7 @@ def main(argv: Sequence[str]) -> int:
         rows = list(_rows(options, kinds, where["file system"]))
     except (NoDaemonError, WrongReplyError) as error:
         sys.stderr.write(f"compare: {error}\n")
-        return FALLBACK_FAILURE
+        return 1
     names = [kind.name for kind in kinds]
     sys.stdout.write("".join(f"{name}: {value}\n" for name, value in where.items()) + "\n")
     sys.stdout.write(table(rows, names) + "\n")

@@ -1,0 +1,1 @@
+"""What the benchmarks promise: that they count only what was answered rightly."""
