@@ -29,19 +29,30 @@ class Daemon:
     """``vhostfsd`` for one device: serves a directory under a tag, on a socket in ``workplace``.
 
     Ready to be connected to once made. As a context manager it is stopped at the end, exit status and log
-    checked.
+    checked. With ``packed`` it offers packed rings, and is started by a configuration file.
     """
 
-    def __init__(self, workplace: Path, directory: Path, tag: str, *options: str) -> None:
+    def __init__(
+        self, workplace: Path, directory: Path, tag: str, *options: str, packed: bool = False
+    ) -> None:
         self.tag = tag
         self.directory = directory
+        self.packed = packed
         self.socket = workplace / f"{tag}.sock"
         self._lines: list[str] = []
         self._logged = threading.Condition()
         self._ended = False
         program = Path(sys.prefix) / "bin/vhostfsd"
+        share = ["--socket-path", str(self.socket), "--shared-dir", str(directory), "--tag", tag]
+        if packed:
+            configuration = workplace / f"{tag}.yaml"
+            configuration.write_text(
+                f"devices: [{{tag: {tag}, socket: {{path: {self.socket}}}, packed: true,"
+                f" mounts: {{/: {{type: passthrough, shared_dir: {directory}}}}}}}]\n"
+            )
+            share = ["--config", str(configuration)]
         self._process = subprocess.Popen(
-            [program, "--socket-path", self.socket, "--shared-dir", directory, "--tag", tag, *options],
+            [program, *share, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -70,9 +71,8 @@ class QemuGuest(Guest):
             *("-device", f"virtserialport,chardev=agent,name={_AGENT_PORT}"),
         ]
         for daemon in devices:
-            device = _device(daemon, queues)
             command += ["-chardev", f"socket,id=chardev-{daemon.tag},path={daemon.socket}"]
-            command += ["-device", ",".join([device.pop("driver"), *(f"{k}={v}" for k, v in device.items())])]
+            command += ["-device", json.dumps(_device(daemon, queues))]
         self._log = directory / "qemu.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -156,7 +156,7 @@ class QemuGuest(Guest):
 
 
 def _device(daemon: Daemon, queues: int) -> dict[str, Any]:
-    """Describe the device as ``device_add`` wants it, its driver first."""
+    """Describe the device as ``device_add`` wants it."""
     return {
         "driver": "vhost-user-fs-pci",
         "id": f"device-{daemon.tag}",
@@ -164,6 +164,7 @@ def _device(daemon: Daemon, queues: int) -> dict[str, Any]:
         "tag": daemon.tag,
         "queue-size": 1024,
         "num-request-queues": queues,
+        "packed": daemon.packed,
     }
 
 
