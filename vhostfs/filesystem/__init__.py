@@ -1,0 +1,62 @@
+"""The public API for file systems written in Python: a class to derive from, and what it is asked with.
+
+interface   Filesystem, its options, and what it may ask of its session
+types       attributes, entries, handles, listings, locks, callers
+buffers     the data of reads and writes
+operations  which operations a file system answers
+wrapper     file systems before file systems
+"""
+
+from vhostfs.filesystem.buffers import ReadBuffer, WriteBuffer
+from vhostfs.filesystem.interface import Filesystem, MaybeAwaitable, Options, Session
+from vhostfs.filesystem.operations import OPERATIONS, implemented, implements
+from vhostfs.filesystem.types import (
+    LOCK_END,
+    ROOT,
+    Attr,
+    Caller,
+    DirEntry,
+    Entry,
+    FileType,
+    IoctlReply,
+    Lock,
+    LockType,
+    Opened,
+    SetAttr,
+    StatFs,
+    StatX,
+)
+from vhostfs.filesystem.wrapper import Wrapper, settled
+from vhostfs.fuse_abi.flags import AttrFlags, OpenReplyFlags, RenameFlags, WriteFlags
+
+__all__ = [
+    "LOCK_END",
+    "OPERATIONS",
+    "ROOT",
+    "Attr",
+    "AttrFlags",
+    "Caller",
+    "DirEntry",
+    "Entry",
+    "FileType",
+    "Filesystem",
+    "IoctlReply",
+    "Lock",
+    "LockType",
+    "MaybeAwaitable",
+    "OpenReplyFlags",
+    "Opened",
+    "Options",
+    "ReadBuffer",
+    "RenameFlags",
+    "Session",
+    "SetAttr",
+    "StatFs",
+    "StatX",
+    "Wrapper",
+    "WriteBuffer",
+    "WriteFlags",
+    "implemented",
+    "implements",
+    "settled",
+]
