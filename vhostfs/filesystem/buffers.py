@@ -1,8 +1,8 @@
 """Where data goes and comes from: buffers over guest memory, good until the operation has answered.
 
 A file system is handed one by `read` and one by `write`. Using it after the operation's end raises
-ValueError; a memoryview got from it is released then. Code that runs without a guest (tests, FileHandle) makes them over
-its own memory.
+ValueError; a memoryview got from it is released then. Code that runs without a guest (tests,
+FileHandle) makes them over its own memory.
 """
 
 from __future__ import annotations

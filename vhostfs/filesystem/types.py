@@ -88,7 +88,7 @@ class Entry:
     `node` (None: attr.ino) is the number by which the file system is asked from now on: any from 1 to
     2**63 - 1 of its own choice, the same whenever it is the same file. Each Entry that reaches the kernel
     counts one lookup of the node; the session counts, and calls `forget` when none is left. `generation`
-    tells a new file from an older one with its node number. Seconds of None: those of the file system's options.
+    tells a new file from an older one with its node number. Seconds of None: those of the options.
     """
 
     attr: Attr

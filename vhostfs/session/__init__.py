@@ -1,0 +1,1 @@
+"""One FUSE session: requests in, operations of a file system called, replies out."""
