@@ -8,6 +8,7 @@
  * one thread at a time; different devices may be driven from different threads.
  */
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
 /* ---- What the data plane has to tell ---- */
@@ -146,6 +147,62 @@ struct vhostfs_passthrough_options {
 /* Mount a directory as mount number `mount` (0 holds the root) before the first request is served. */
 int vhostfs_device_mount_passthrough(vhostfs_device *device, uint16_t mount,
                                      const struct vhostfs_passthrough_options *options);
+
+/* ---- A file system in Python: its requests handed over, and the answers ---- */
+
+typedef struct vhostfs_handoff vhostfs_handoff;
+
+enum vhostfs_handoff_kind {
+    VHOSTFS_HANDOFF_REQUEST = 0,
+    VHOSTFS_HANDOFF_BEGIN = 1,  /* a session begins. token: its INIT flags; room: the minor version */
+    VHOSTFS_HANDOFF_END = 2,    /* it has ended. token: the DESTROY to answer when all is done, or 0 */
+    VHOSTFS_HANDOFF_CANCEL = 3, /* nobody waits any more for the request `token` */
+};
+
+/* Begins each record of a batch; `size` bytes of the FUSE request follow, padded to a multiple of 8. */
+struct vhostfs_handoff_record {
+    uint64_t token; /* names the request until it is answered; 0: it gets no answer */
+    uint32_t kind;  /* enum vhostfs_handoff_kind */
+    uint32_t size;
+    uint64_t room; /* bytes of payload that fit into the answer */
+    uint64_t data; /* bytes of a WRITE's data, which stay in guest memory */
+};
+
+struct vhostfs_segment {
+    uint8_t *start;
+    uint64_t size;
+};
+
+/* Mount what Python answers: the opcodes whose bits are set, others answer ENOSYS. The handoff is the device's,
+ * until vhostfs_device_destroy. All of these but _take, _flush and _close may be called from any thread. */
+int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_t opcodes,
+                                 vhostfs_handoff **handoff);
+/* Readable while there is something to take; the core's. */
+int vhostfs_handoff_fd(const vhostfs_handoff *handoff);
+/* Fill a buffer (8-byte aligned, of 128 KiB at least) with up to `most` records. Bytes used; 0: there are none. */
+int64_t vhostfs_handoff_take(vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most);
+/* Answer a request with a payload (NULL: what was stored in its place), or with an errno where error > 0.
+ * ESTALE: no such request waits. A payload that does not fit is answered EIO. Seen by the guest after _flush. */
+int vhostfs_handoff_answer(vhostfs_handoff *handoff, uint64_t token, int error, const uint8_t *payload,
+                           size_t size);
+void vhostfs_handoff_flush(vhostfs_handoff *handoff);
+/* Nobody will take or answer: what waits and what comes is answered EIO. */
+void vhostfs_handoff_close(vhostfs_handoff *handoff);
+
+/* Guest memory of a request that waits for its answer; ESTALE where it does not. Segments: how many there are, of
+ * which the first `count` are stored; of the payload's first `size` bytes, or of the data (`written` != 0). */
+int vhostfs_handoff_segments(vhostfs_handoff *handoff, uint64_t token, int written, uint64_t size,
+                             struct vhostfs_segment *segments, uint32_t count);
+/* Copy into the payload's place, or out of the data. Bytes copied: fewer where there are no more. */
+int64_t vhostfs_handoff_store(vhostfs_handoff *handoff, uint64_t token, uint64_t offset, const uint8_t *from,
+                              uint64_t size);
+int64_t vhostfs_handoff_load(vhostfs_handoff *handoff, uint64_t token, uint64_t offset, uint8_t *to,
+                             uint64_t size);
+/* preadv into the payload's place from `position` on; pwritev of the data from `position` on. Bytes moved. */
+int64_t vhostfs_handoff_read(vhostfs_handoff *handoff, uint64_t token, uint64_t position, uint64_t size,
+                             int fd, uint64_t offset);
+int64_t vhostfs_handoff_write(vhostfs_handoff *handoff, uint64_t token, uint64_t position, int fd,
+                              uint64_t offset);
 
 /* ---- The process ---- */
 

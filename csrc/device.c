@@ -1,6 +1,7 @@
 /* The functions of core.h. They belong to one control thread; who else may touch what is said in queue.h. */
 #define _GNU_SOURCE 1
 #include "device.h"
+#include "handoff.h"
 #include "passthrough.h"
 #include "sigbus.h"
 #include "threads.h"
@@ -280,6 +281,18 @@ int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base)
 }
 
 /* ---- Mounts ---- */
+
+int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_t opcodes,
+                                 vhostfs_handoff **handoff)
+{
+    int error = handoff_create(&device->session, mount, opcodes, handoff);
+    if (error != 0)
+        return error;
+    error = session_mount(&device->session, mount, &(*handoff)->filesystem);
+    if (error != 0)
+        (*handoff)->filesystem.destroy(&(*handoff)->filesystem);
+    return error;
+}
 
 int vhostfs_device_mount_passthrough(vhostfs_device *device, uint16_t mount,
                                      const struct vhostfs_passthrough_options *options)

@@ -238,7 +238,9 @@ static int hand_over(struct queue *queue, const struct request *request)
     queue->throttled = ++queue->in_flight >= QUEUE_IN_FLIGHT;
     queue->wake_at_half = queue->throttled;
     pthread_mutex_unlock(&queue->used_lock);
-    int error = pool_submit(queue->environment->pool, detached);
+    struct filesystem *filesystem = detached->filesystem;
+    int error = filesystem->submit != NULL ? filesystem->submit(filesystem, detached)
+                                           : pool_submit(queue->environment->pool, detached);
     if (error == 0)
         return 0;
     pthread_mutex_lock(&queue->used_lock);
@@ -279,6 +281,7 @@ static struct request *prepare_request(struct queue *queue)
         .reader = &queue->reader,
         .cancelled = &queue->cancelled,
         .queue = queue,
+        .complete = queue_complete_all,
     };
     return request;
 }
@@ -329,14 +332,35 @@ static bool serve_batch(struct queue *queue)
 
 void queue_complete(struct request *request, int32_t result)
 {
-    struct queue *queue = request->queue;
-    request->log_writes = dirty_log_wanted(queue->environment->log);
-    request_finish(request, result);
-    struct returned chain = {
-        .head = request->chain.head, .slots = request->chain.slots, .length = request->used_length};
-    request_free(request);
+    request->next = NULL;
+    request->result = result;
+    queue_complete_all(request);
+}
+
+/* Push answered requests onto the used side, and free them; how many there were. Under used_lock. */
+static uint32_t push_all(struct queue *queue, struct request *requests)
+{
+    uint32_t count = 0;
+    while (requests != NULL) {
+        struct request *request = requests;
+        requests = request->next;
+        virtqueue_push(&queue->ring, request->chain.head, request->chain.slots, request->used_length);
+        request_free(request);
+        count++;
+    }
+    return count;
+}
+
+void queue_complete_all(struct request *requests)
+{
+    struct queue *queue = requests->queue;
+    bool log_writes = dirty_log_wanted(queue->environment->log);
+    for (struct request *request = requests; request != NULL; request = request->next) {
+        request->log_writes = log_writes;
+        request_finish(request, request->result);
+    }
     pthread_mutex_lock(&queue->used_lock);
-    virtqueue_push(&queue->ring, chain.head, chain.slots, chain.length);
+    uint32_t count = push_all(queue, requests);
     bool call = virtqueue_publish(&queue->ring);
     pthread_mutex_unlock(&queue->used_lock);
     if (call)
@@ -347,12 +371,13 @@ void queue_complete(struct request *request, int32_t result)
         queue->repairs_returned = sigbus_repair_count();
         memory_vanished(queue);
     }
-    if (queue->wake_at_half && queue->in_flight <= QUEUE_IN_FLIGHT / 2) {
+    if (queue->wake_at_half && queue->in_flight - count <= QUEUE_IN_FLIGHT / 2) {
         queue->wake_at_half = false;
         eventfd_write(queue->wake_fd, 1);
     }
     /* The last that is done here: from then on the queue may be gone. */
-    if (--queue->in_flight == 0)
+    queue->in_flight -= count;
+    if (queue->in_flight == 0)
         pthread_cond_signal(&queue->answered);
     pthread_mutex_unlock(&queue->used_lock);
 }

@@ -127,6 +127,8 @@ uint32_t queue_finish(struct queue *queue);
 
 /* The pool's answer to a detached request of this queue; frees it. */
 void queue_complete(struct request *request, int32_t result);
+/* The same for several of one queue, linked by next, each with its result; seen by the guest together. */
+void queue_complete_all(struct request *requests);
 
 /* ---- Between queue.c, the thread, and queue_control.c, its settings ---- */
 

@@ -3,6 +3,7 @@
 #include "events.h"
 #include "pool.h"
 #include "queue.h"
+#include "session.h"
 #include "threads.h"
 
 #include <errno.h>
@@ -165,6 +166,7 @@ static bool await_end(struct queue *queue)
 static void cancel_sleeps(struct queue *queue, bool ended, bool all)
 {
     pool_cancel_sleeps(queue->environment->pool, queue, all);
+    session_cancel(queue->environment->session, queue, all);
     if (all && !ended)
         threads_cancel_sleep(queue->thread);
 }
@@ -180,6 +182,8 @@ void queue_end(struct queue *queue)
         bool ended = queue->ended;
         pthread_mutex_unlock(&queue->used_lock);
         cancel_sleeps(queue, ended, rounds++ >= GRACE_ROUNDS);
+        if (rounds > 2 * GRACE_ROUNDS)
+            session_give_up(queue->environment->session, queue);
         if (rounds == 2 * GRACE_ROUNDS)
             events_push(queue->environment->events, VHOSTFS_EVENT_WARNING, (int32_t)queue->index, 0,
                         "the ring cannot stop: a system call on the share does not return");

@@ -70,7 +70,10 @@ struct request {
     uint32_t pins;
     _Atomic uint32_t *pinned[REQUEST_PINS];
     struct queue *queue;  /* the ring it came from, which takes the answer of the pool */
-    struct request *next; /* in the pool's list */
+    struct request *next; /* in the list of who has it */
+    int32_t result;       /* an operation's, for `complete` */
+    /* Take back detached requests that were answered, linked by next and of one source; frees them. */
+    void (*complete)(struct request *requests);
 };
 
 /* Take a chain and copy its header and arguments into `buffer` (REQUEST_ARGUMENTS_SIZE + 40 bytes, 8-byte

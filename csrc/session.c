@@ -71,6 +71,7 @@ static int32_t answer_newer_major(struct request *request)
 static void begin_locked(struct session *session, uint32_t minor, uint64_t flags)
 {
     atomic_store(&session->flags, flags);
+    session->beginning_minor = minor;
     for (size_t i = 0; i < SESSION_MOUNTS; i++) {
         if (session->mounts[i] != NULL)
             session->mounts[i]->begin(session->mounts[i], flags);
@@ -159,6 +160,59 @@ static bool never_answered(uint32_t opcode)
            opcode == FUSE_NOTIFY_REPLY;
 }
 
+void session_cancel(struct session *session, const struct queue *queue, bool all)
+{
+    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
+        if (session->mounts[i] != NULL && session->mounts[i]->cancel != NULL)
+            session->mounts[i]->cancel(session->mounts[i], queue, all);
+    }
+}
+
+void session_give_up(struct session *session, const struct queue *queue)
+{
+    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
+        if (session->mounts[i] != NULL && session->mounts[i]->give_up != NULL)
+            session->mounts[i]->give_up(session->mounts[i], queue);
+    }
+}
+
+/* The end is told to all; who answers outside of the rings' threads answers DESTROY when it is done with it. */
+static int32_t answer_destroy(struct session *session, struct request *request)
+{
+    session_end(session);
+    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
+        if (session->mounts[i] != NULL && session->mounts[i]->submit != NULL) {
+            request->filesystem = session->mounts[i];
+            return REQUEST_WOULD_SLEEP;
+        }
+    }
+    return 0;
+}
+
+/* Requests that name no mount, or nodes of several: each file system picks what is its own. The chain itself goes with
+ * the last of those that are asked outside of the rings' threads. */
+static int32_t tell_all(struct session *session, struct request *request)
+{
+    int32_t result = REQUEST_NO_REPLY;
+    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
+        struct filesystem *filesystem = session->mounts[i];
+        operation *tell = filesystem != NULL ? filesystem->operations[request->in.opcode] : NULL;
+        if (tell == NULL)
+            continue;
+        if (filesystem->submit == NULL) {
+            request->filesystem = filesystem;
+            request->arguments_position = 0;
+            tell(request);
+            continue;
+        }
+        if (result == REQUEST_WOULD_SLEEP)
+            request->filesystem->submit_copy(request->filesystem, request);
+        request->filesystem = filesystem;
+        result = REQUEST_WOULD_SLEEP;
+    }
+    return result;
+}
+
 int32_t session_dispatch(struct session *session, struct request *request)
 {
     uint32_t opcode = request->in.opcode;
@@ -169,10 +223,10 @@ int32_t session_dispatch(struct session *session, struct request *request)
             return REQUEST_NO_REPLY;
         return opcode == FUSE_DESTROY ? 0 : -EIO;
     }
-    if (opcode == FUSE_DESTROY) {
-        session_end(session);
-        return 0;
-    }
+    if (opcode == FUSE_DESTROY)
+        return answer_destroy(session, request);
+    if (opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT)
+        return tell_all(session, request);
     uint16_t mount = nodeid_mount(request->in.nodeid);
     if (mount >= SESSION_MOUNTS || session->mounts[mount] == NULL)
         return never_answered(opcode) ? REQUEST_NO_REPLY : -ESTALE;
