@@ -36,7 +36,7 @@ class RecordKind(IntEnum):
 
 
 class Channel(Protocol):
-    """The way back. All methods are the event loop's alone, return at once, and ignore tokens that are answered.
+    """The way back: for the event loop alone, at once, and without effect on what is answered already.
 
     A reply is seen by the guest after `flush`, or earlier.
     """

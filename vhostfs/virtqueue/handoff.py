@@ -1,0 +1,138 @@
+"""A mount whose requests Python answers: the data plane's side of vhostfs.session.channel, for one loop.
+
+The functions are those of csrc/core.h (handoff); each lets other threads of Python run meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Buffer, Callable, Sequence
+from typing import Any, Final
+
+from vhostfs._core import ffi, lib
+from vhostfs.fuse_abi.opcodes import NotifyCode
+from vhostfs.virtqueue.device import Device
+
+BATCH: Final = 64
+"""Most requests that are taken at once, so that replies and other work of the loop come in between."""
+
+BATCH_BYTES: Final = 256 * 1024
+"""Room for their headers and arguments; the largest, a SETXATTR, has 72 KiB."""
+
+_SEGMENTS: Final = 64
+"""Segments that are asked for at first: a READ of 256 KiB in single pages."""
+
+
+class Handoff:
+    """Requests of one mount, brought to the event loop, and the way back for their answers.
+
+    Owned by the device, which must be closed after `close`. What vhostfs.session.channel says of threads
+    holds: read_from_fd and write_to_fd may be called by any, all else is the loop's.
+    """
+
+    def __init__(self, device: Device, mount: int, opcodes: frozenset[int]) -> None:
+        """Mount on a device, before it serves; raise OSError where that fails."""
+        made = ffi.new("vhostfs_handoff **")
+        mask = sum(1 << opcode for opcode in opcodes)
+        _checked(lib.vhostfs_device_mount_handoff(device.handle, mount, mask, made))
+        self._handle: Any = made[0]
+        self._batch = ffi.new("uint64_t[]", BATCH_BYTES // 8)
+        self._arena = ffi.cast("uint8_t *", self._batch)
+        self._view = memoryview(ffi.buffer(self._batch)).toreadonly()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._null = ffi.NULL
+
+    def start(self, receive: Callable[[memoryview], None]) -> None:
+        """Bring batches to `receive` on the running event loop, from now on."""
+        self._loop = loop = asyncio.get_running_loop()
+        take, handle, arena, view = lib.vhostfs_handoff_take, self._handle, self._arena, self._view
+
+        def ready() -> None:
+            taken = take(handle, arena, BATCH_BYTES, BATCH)
+            if taken > 0:
+                with view[:taken] as batch:
+                    receive(batch)
+
+        loop.add_reader(lib.vhostfs_handoff_fd(handle), ready)
+
+    def close(self) -> None:
+        """Bring no more requests; what waits and what comes is answered EIO. Harmless when repeated."""
+        if self._loop is not None:
+            self._loop.remove_reader(lib.vhostfs_handoff_fd(self._handle))
+            self._loop = None
+        lib.vhostfs_handoff_close(self._handle)
+
+    # ---- vhostfs.session.channel.Channel ----
+
+    def reply(self, token: int, payload: Buffer) -> None:
+        """Answer with these bytes; EIO where there is no room for them."""
+        if isinstance(payload, bytes):
+            lib.vhostfs_handoff_answer(self._handle, token, 0, payload, len(payload))
+        else:
+            source = ffi.from_buffer("uint8_t[]", payload)
+            lib.vhostfs_handoff_answer(self._handle, token, 0, source, len(source))
+
+    def reply_stored(self, token: int, size: int) -> None:
+        """Answer with the first bytes of what was stored."""
+        lib.vhostfs_handoff_answer(self._handle, token, 0, self._null, size)
+
+    def reply_error(self, token: int, error: int) -> None:
+        """Answer with an errno."""
+        lib.vhostfs_handoff_answer(self._handle, token, error, self._null, 0)
+
+    def flush(self) -> None:
+        """Let the guest see what was answered."""
+        lib.vhostfs_handoff_flush(self._handle)
+
+    def reply_segments(self, token: int, size: int) -> Sequence[memoryview]:
+        """Return writable views of the payload's room."""
+        return self._segments(token, 0, size)
+
+    def data_segments(self, token: int) -> Sequence[memoryview]:
+        """Return read-only views of the data of a WRITE."""
+        return [view.toreadonly() for view in self._segments(token, 1, 0)]
+
+    def _segments(self, token: int, written: int, size: int) -> list[memoryview]:
+        room = _SEGMENTS
+        while True:
+            found = ffi.new("struct vhostfs_segment[]", room)
+            count = _checked(lib.vhostfs_handoff_segments(self._handle, token, written, size, found, room))
+            if count <= room:
+                break
+            room = count
+        return [memoryview(ffi.buffer(found[i].start, found[i].size)).cast("B") for i in range(count)]
+
+    def store(self, token: int, offset: int, data: Buffer) -> int:
+        """Copy bytes into the payload's room."""
+        source = ffi.from_buffer("uint8_t[]", data)
+        return _checked(lib.vhostfs_handoff_store(self._handle, token, offset, source, len(source)))
+
+    def load(self, token: int, offset: int, target: Buffer) -> int:
+        """Copy data of a WRITE."""
+        room = ffi.from_buffer("uint8_t[]", target, require_writable=True)
+        return _checked(lib.vhostfs_handoff_load(self._handle, token, offset, room, len(room)))
+
+    def read_from_fd(self, token: int, position: int, size: int, descriptor: int, offset: int) -> int:
+        """Read from a file into the payload's room."""
+        return _checked(lib.vhostfs_handoff_read(self._handle, token, position, size, descriptor, offset))
+
+    def write_to_fd(self, token: int, descriptor: int, offset: int) -> int:
+        """Write the data of a WRITE to a file, until all is written or no more is taken."""
+        written = 0
+        while step := _checked(
+            lib.vhostfs_handoff_write(self._handle, token, written, descriptor, offset + written)
+        ):
+            written += step
+        return written
+
+    def notify(self, code: NotifyCode, payload: Sequence[Buffer]) -> None:
+        """Tell the kernel something unasked: Linux has no way for that over virtio-fs."""
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(-result, os.strerror(-result))
+    return result
