@@ -1,9 +1,9 @@
 """What a package gives to add a type of mount, or of layer, to the configuration.
 
 An entry point of the group `vhostfs.backends` (or `vhostfs.layers`) names the type and leads to a subclass of
-Backend (or Layer): a frozen, slotted dataclass whose fields are the keys that the type takes, checked strictly
-against their annotations, unknown keys being errors. A field of type Backend is a mount in turn, given as one
-is given under `mounts`.
+Backend (or Layer): a frozen, slotted dataclass whose fields are the keys that the type takes, checked
+strictly against their annotations, unknown keys being errors. A field of type Backend is a mount in turn,
+given as one is given under `mounts`.
 
     @dataclass(frozen=True, slots=True)
     class ClockSettings(Backend):
