@@ -66,6 +66,8 @@ class Options:
     """It remembers the targets of symbolic links."""
     direct_io_mmap: bool = False
     """Files opened with DIRECT_IO may be mapped shared all the same."""
+    nfs_export: bool = False
+    """`lookup` answers '.' and '..' too, and knows every node it ever gave out: guests may export it."""
     max_write: int = 1 << 20
     """The most bytes of a READ or WRITE, 4,096 to 1,048,576."""
     timeout_seconds: float | None = None

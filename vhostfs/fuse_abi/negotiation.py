@@ -5,7 +5,7 @@ The daemon computes wanted_flags() once for its settings; what a session then ge
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
@@ -48,11 +48,11 @@ class NegotiationSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Rule[Settings]:
     """Says of one flag when it is taken, and in one sentence why."""
 
     flag: InitFlags
-    taken: Callable[[NegotiationSettings], bool]
+    taken: Callable[[Settings], bool]
     why: str
 
 
@@ -225,6 +225,11 @@ RULES: Final = (
 """The rule of every INIT flag, in the order of the bits."""
 
 
+def taken_flags[Settings](rules: Iterable[Rule[Settings]], settings: Settings) -> InitFlags:
+    """Return all flags that these rules take with these settings."""
+    return reduce(or_, (rule.flag for rule in rules if rule.taken(settings)), InitFlags(0))
+
+
 def wanted_flags(settings: NegotiationSettings) -> InitFlags:
     """Return all flags that these settings take, if the kernel offers them."""
-    return reduce(or_, (rule.flag for rule in RULES if rule.taken(settings)), InitFlags(0))
+    return taken_flags(RULES, settings)

@@ -1,0 +1,240 @@
+"""Directory listings: a generator that lives between requests, and pages packed from what it yields."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from struct import Struct
+from typing import Any, Final
+
+from vhostfs.filesystem import Caller, DirEntry, Entry
+from vhostfs.filesystem.wrapper import settled
+from vhostfs.session.faults import Faults, is_cancellation
+
+_DIRENT: Final = Struct("<QQII")
+_NO_ENTRY: Final = bytes(128)
+_PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
+_COOKIE_LIMIT: Final = 1 << 63
+_NAME_MAX: Final = 255
+_DOTS: Final = frozenset({b".", b".."})
+
+type PackEntry = Callable[[Entry], bytes]
+
+
+class Listing:
+    """Where one directory handle stands in its listing."""
+
+    __slots__ = ("_lock", "ended", "kept", "number", "position", "skip", "source")
+
+    def __init__(self) -> None:
+        self._lock: asyncio.Lock | None = None
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the source: the next request begins another one."""
+        self.source: Iterator[DirEntry] | AsyncIterator[DirEntry] | None = None
+        self.position = 0
+        """The cookie from which the source goes on."""
+        self.number = 0
+        self.skip = 0
+        self.kept: tuple[DirEntry, int] | None = None
+        """An entry, and its cookie, that did not fit."""
+        self.ended = False
+
+    def begin(self, source: Iterator[DirEntry] | AsyncIterator[DirEntry], offset: int) -> None:
+        """List from a new source, which was asked for what lies behind `offset`."""
+        self.drop()
+        self.source = source
+        self.position = self.skip = offset
+
+    def resumes(self, offset: int) -> bool:
+        """Tell whether the source stands where a request wants to go on; a listing that ended begins anew."""
+        return self.source is not None and offset == self.position and not (self.ended and offset == 0)
+
+    @property
+    def busy(self) -> bool:
+        """Tell whether a task is listing."""
+        return self._lock is not None and self._lock.locked()
+
+    @property
+    def lock(self) -> asyncio.Lock:
+        """Return what tasks that list hold."""
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        return self._lock
+
+    def cookie(self, entry: DirEntry) -> int:
+        """Return the cookie behind an entry; 0 where it lies before what was asked for."""
+        cookie = entry.offset
+        if cookie is None:
+            self.number += 1
+            return self.number if self.number > self.skip else 0
+        if not 0 < cookie < _COOKIE_LIMIT:
+            raise ValueError(f"{cookie} is no offset of a directory's entry")
+        return cookie
+
+    def close(self) -> None:
+        """End a source that is no async one."""
+        source = self.source
+        self.drop()
+        close = getattr(source, "close", None)
+        if close is not None:
+            close()
+
+    async def aclose(self) -> None:
+        """End a source of either kind."""
+        source: Any = self.source
+        if hasattr(source, "aclose"):
+            self.drop()
+            await source.aclose()
+        else:
+            self.close()
+
+
+class Page:
+    """One reply of READDIR or READDIRPLUS: whole records, as many as there is room for."""
+
+    __slots__ = ("_pack", "_room", "records")
+
+    def __init__(self, room: int, pack: PackEntry | None) -> None:
+        """Pack entries by `pack`, which counts a lookup, or without attributes."""
+        self.records = bytearray()
+        self._room = room
+        self._pack = pack
+
+    def add(self, entry: DirEntry, cookie: int) -> bool:
+        """Append an entry; False where it does not fit. ValueError for what is no name."""
+        name = os.fsencode(entry.name)
+        length = len(name)
+        if not 0 < length <= _NAME_MAX or b"/" in name or b"\0" in name:
+            raise ValueError(f"{entry.name!r} is no name of a directory's entry")
+        pack = self._pack
+        size = (length + 31) & ~7
+        if pack is not None:
+            size += 128
+        if len(self.records) + size > self._room:
+            return False
+        record = _DIRENT.pack(entry.ino, cookie, length, entry.type) + name + _PADDING[length & 7]
+        if pack is not None:
+            held = entry.entry
+            # Linux never forgets what it was told of '.' and '..'.
+            known = held is not None and name not in _DOTS
+            record = (pack(held) if held is not None and known else _NO_ENTRY) + record
+        self.records += record
+        return True
+
+
+class Lister:
+    """Answers READDIR and READDIRPLUS by a file system's `readdir`."""
+
+    def __init__(self, readdir: Callable[..., Any], faults: Faults) -> None:
+        self._readdir = readdir
+        self._faults = faults
+
+    def answer(
+        self, listing: Listing, caller: Caller, node: int, handle: Any, offset: int, page: Page
+    ) -> Any:
+        """Return the page's bytes, or what is to be awaited for them."""
+        if listing.busy or isinstance(listing.source, AsyncIterator):
+            return self._answer_later(listing, caller, node, handle, offset, page, None)
+        if not listing.resumes(offset):
+            listing.close()
+            made = self._readdir(caller, node, handle, offset)
+            if not hasattr(type(made), "__iter__") or hasattr(type(made), "__await__"):
+                return self._answer_later(listing, caller, node, handle, offset, page, made)
+            listing.begin(iter(made), offset)
+        try:
+            self._fill(listing, page)
+        except BaseException as error:
+            listing.close()
+            self._fallen(error, page)
+        return _whole(listing, page)
+
+    async def _answer_later(
+        self,
+        listing: Listing,
+        caller: Caller,
+        node: int,
+        handle: Any,
+        offset: int,
+        page: Page,
+        made: Any,
+    ) -> bytearray:
+        async with listing.lock:
+            try:
+                if made is not None or not listing.resumes(offset):
+                    await listing.aclose()
+                    if made is None:
+                        made = self._readdir(caller, node, handle, offset)
+                    made = await settled(made)
+                    is_async = hasattr(made, "__aiter__")
+                    listing.begin(aiter(made) if is_async else iter(made), offset)
+                if isinstance(listing.source, AsyncIterator):
+                    await self._fill_later(listing, page)
+                else:
+                    self._fill(listing, page)
+            except BaseException as error:
+                await listing.aclose()
+                self._fallen(error, page)
+            return _whole(listing, page)
+
+    def _fallen(self, error: BaseException, page: Page) -> None:
+        """Raise again, unless there is something to answer: then the next request will meet the error."""
+        if not page.records or isinstance(error, KeyboardInterrupt | GeneratorExit):
+            raise error
+        if not isinstance(error, OSError) and not is_cancellation(error):
+            self._faults.report("readdir", error)
+
+    @staticmethod
+    def _fill(listing: Listing, page: Page) -> None:
+        if not _add_kept(listing, page):
+            return
+        source: Any = listing.source
+        add, cookie_of = page.add, listing.cookie
+        for entry in source:
+            cookie = cookie_of(entry)
+            if cookie == 0:
+                continue
+            if not add(entry, cookie):
+                listing.kept = entry, cookie
+                return
+            listing.position = cookie
+        listing.ended = True
+
+    @staticmethod
+    async def _fill_later(listing: Listing, page: Page) -> None:
+        if not _add_kept(listing, page):
+            return
+        source: Any = listing.source
+        add, cookie_of = page.add, listing.cookie
+        async for entry in source:
+            cookie = cookie_of(entry)
+            if cookie == 0:
+                continue
+            if not add(entry, cookie):
+                listing.kept = entry, cookie
+                return
+            listing.position = cookie
+        listing.ended = True
+
+
+def _add_kept(listing: Listing, page: Page) -> bool:
+    """Add the entry that did not fit before; tell whether to go on."""
+    if listing.ended:
+        return False
+    if listing.kept is not None:
+        entry, cookie = listing.kept
+        if not page.add(entry, cookie):
+            return False
+        listing.position = cookie
+        listing.kept = None
+    return True
+
+
+def _whole(listing: Listing, page: Page) -> bytearray:
+    """Return the page's bytes: none at the end alone, as nothing else tells the kernel of it."""
+    if not page.records and listing.kept is not None:
+        raise OSError(errno.EINVAL, "a reply of READDIR has no room for one entry")
+    return page.records
