@@ -22,6 +22,9 @@
 #define STAT_ATTEMPTS 4 /* a name that changes under us is read again */
 /* Descriptors given up that may wait to be closed, beside a sixteenth of the budget. */
 #define RETIRED_DESCRIPTORS 32
+/* A descriptor that was opened by name before that name went, and not asked yet whether it is the node's, stands in
+ * node.fd as a number below -1: mostly the guest forgets the node next, and nobody ever needs to know. */
+#define UNVERIFIED(fd) (-2 - (fd))
 
 struct retired_descriptor {
     struct epoch_retired retired;
@@ -65,6 +68,9 @@ static _Atomic uint64_t *waiting_descriptors(const struct node_table *table)
 void node_leave_clock(struct node *node)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
+    /* Barrier "dead before asked", pairs with the one in publish_descriptor. */
+    if (atomic_load(&node->fd) == -1)
+        return;
     pthread_mutex_lock(&descriptors->lock);
     if (node->holder != 0)
         atomic_fetch_add_explicit(waiting_descriptors(node->table), 1, memory_order_relaxed);
@@ -74,31 +80,39 @@ void node_leave_clock(struct node *node)
 
 void node_close_descriptor(struct node *node)
 {
-    int fd = atomic_exchange(&node->fd, -1);
-    if (fd < 0)
+    int fd = atomic_load_explicit(&node->fd, memory_order_relaxed);
+    if (fd == -1)
         return;
-    close(fd);
+    atomic_store_explicit(&node->fd, -1, memory_order_relaxed);
+    close(fd < 0 ? UNVERIFIED(fd) : fd);
     atomic_fetch_sub_explicit(waiting_descriptors(node->table), 1, memory_order_relaxed);
 }
 
-/* Make the node's descriptor this one, if there is room. The node's descriptor, or -ENFILE; -ESTALE: the node
- * died. */
+/* The node's descriptor is this one. Under descriptors.lock, with room. */
+static void put_descriptor(struct node *node, int fd)
+{
+    struct node_descriptors *descriptors = &node->table->descriptors;
+    atomic_store_explicit(&node->recently, true, memory_order_relaxed);
+    atomic_store(&node->fd, fd);
+    /* Barrier "put before asked", pairs with the one in node_leave_clock: either we see that the node died, or who buried
+     * it sees the descriptor, and waits for the lock. */
+    if ((atomic_load(&node->references) & NODE_DEAD) != 0) {
+        atomic_fetch_add_explicit(waiting_descriptors(node->table), 1, memory_order_relaxed);
+        return;
+    }
+    descriptors->holders[descriptors->count] = node;
+    node->holder = ++descriptors->count;
+}
+
+/* Make the node's descriptor this one, verified or not, if there is room. The node's descriptor, as node.fd has it; or
+ * -1: no room. */
 static int publish_descriptor(struct node *node, int fd)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
     pthread_mutex_lock(&descriptors->lock);
     int kept = atomic_load(&node->fd);
-    if (kept >= 0) {
-        /* another thread was faster */
-    } else if ((atomic_load(&node->references) & NODE_DEAD) != 0) {
-        kept = -ESTALE; /* it has left the clock, and must not come back */
-    } else if (descriptors->count >= descriptors->budget) {
-        kept = -ENFILE;
-    } else {
-        descriptors->holders[descriptors->count] = node;
-        node->holder = ++descriptors->count;
-        atomic_store_explicit(&node->recently, true, memory_order_relaxed);
-        atomic_store_explicit(&node->fd, fd, memory_order_release);
+    if (kept == -1 && descriptors->count < descriptors->budget) {
+        put_descriptor(node, fd);
         kept = fd;
     }
     pthread_mutex_unlock(&descriptors->lock);
@@ -172,33 +186,58 @@ int node_keep_descriptor(struct request *request, struct node *node, int fd)
 {
     struct epoch_domain *epochs = &request->session->epochs;
     int kept = publish_descriptor(node, fd);
-    if (kept == -ENFILE && node_evict(node->table, epochs, EVICT_BATCH) > 0)
+    if (kept == -1 && node_evict(node->table, epochs, EVICT_BATCH) > 0)
         kept = publish_descriptor(node, fd);
-    if (kept == -ENFILE)
+    if (kept < 0)
         return lend_descriptor(epochs, node, fd);
     if (kept != fd)
         close(fd);
     return kept;
 }
 
-static bool give_up(struct node *node, struct epoch_domain *epochs)
+/* Whether the node had that very descriptor, as node.fd had it, and has it no more. */
+static bool give_up(struct node *node, struct epoch_domain *epochs, int fd)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
     struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
     if (descriptor == NULL)
         return false;
-    int fd = -1;
     pthread_mutex_lock(&descriptors->lock);
-    if (node->holder != 0)
-        fd = atomic_exchange(&node->fd, -1);
-    leave_clock(node);
+    bool given_up = node->holder != 0 && atomic_compare_exchange_strong(&node->fd, &fd, -1);
+    if (given_up)
+        leave_clock(node);
     pthread_mutex_unlock(&descriptors->lock);
-    if (fd < 0) {
+    if (!given_up) {
         free(descriptor);
         return false;
     }
-    retire_descriptor(epochs, descriptor, node, fd);
+    retire_descriptor(epochs, descriptor, node, fd < 0 ? UNVERIFIED(fd) : fd);
     return true;
+}
+
+/* Whether an open descriptor is the node's file: 0, or -ESTALE, ... */
+static int check_same(const struct node *node, int fd)
+{
+    struct statx attributes;
+    if (statx(fd, "", AT_EMPTY_PATH, NODE_STATX_MASK, &attributes) != 0)
+        return -errno;
+    return node_matches(node, &attributes) ? 0 : -ESTALE;
+}
+
+/* The node's descriptor, verified by now, or -1: what was opened by name and is another's is given up. Inside an epoch. */
+static int verified_descriptor(struct node *node, struct epoch_domain *epochs)
+{
+    int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
+    if (fd >= -1)
+        return fd;
+    int verified = UNVERIFIED(fd);
+    if (check_same(node, verified) != 0) {
+        give_up(node, epochs, fd);
+        return -1;
+    }
+    /* Who was faster has verified it too, or given it up to whoever wants it next: it stays open for this request. */
+    atomic_compare_exchange_strong(&node->fd, &fd, verified);
+    return verified;
 }
 
 /* The next node whose descriptor nobody used since the clock's hand passed it last; NULL: none has one. */
@@ -312,13 +351,10 @@ void node_learn_file_handle(struct request *request, struct node *node, struct n
         (void)have_file_handle(node->table, node, fd, fd, name);
 }
 
-/* Whether a node that gives up its descriptor can be opened again: asked of the host, as a name may be out of
+/* Whether a node that gives up its descriptor fd can be opened again: asked of the host, as a name may be out of
  * date and an unlinked file would be gone for good. */
-static bool can_be_found_again(struct node_table *table, struct node *node)
+static bool can_be_found_again(struct node_table *table, struct node *node, int fd)
 {
-    int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
-    if (fd < 0)
-        return false;
     struct statx attributes;
     if (have_file_handle(table, node, fd, fd, ""))
         return statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &attributes) == 0 && attributes.stx_nlink > 0;
@@ -342,7 +378,8 @@ uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint3
         struct node *node = next_victim(&table->descriptors);
         if (node == NULL)
             break;
-        if (can_be_found_again(table, node) && give_up(node, epochs))
+        int fd = verified_descriptor(node, epochs);
+        if (fd >= 0 && can_be_found_again(table, node, fd) && give_up(node, epochs, fd))
             evicted++;
     }
     uint32_t next = evicted > 0 ? EVICT_TRIES : patience > 2 ? patience / 2 : 1;
@@ -391,15 +428,6 @@ static void leave_epoch(struct request *request, bool entered)
         return;
     epoch_leave(&request->session->epochs, request->reader);
     request->inside_epoch = false;
-}
-
-/* Whether an open descriptor is the node's file: 0, or -ESTALE, ... */
-static int check_same(const struct node *node, int fd)
-{
-    struct statx attributes;
-    if (statx(fd, "", AT_EMPTY_PATH, NODE_STATX_MASK, &attributes) != 0)
-        return -errno;
-    return node_matches(node, &attributes) ? 0 : -ESTALE;
 }
 
 /* An O_PATH descriptor that the caller owns, if it is the node's. Takes fd, or a negative one with errno set.
@@ -511,12 +539,15 @@ static int open_by_open_file(struct request *request, const struct node *node)
 /* By the ways there are, the most certain first. */
 static int open_descriptor(struct request *request, struct node *node)
 {
+    int present = verified_descriptor(node, &request->session->epochs);
+    if (present >= 0)
+        return present;
     int fd = open_by_file_handle(node);
     if (fd == -ESTALE)
         fd = open_by_way(node);
     if (fd == -ESTALE) {
         wait_for_renames(node->table);
-        int present = present_descriptor(node);
+        present = verified_descriptor(node, &request->session->epochs);
         if (present >= 0)
             return present;
         fd = open_by_way(node);
@@ -535,6 +566,23 @@ int node_descriptor(struct request *request, struct node *node)
     fd = open_descriptor(request, node);
     leave_epoch(request, entered);
     return fd;
+}
+
+void node_hold(struct request *request, struct node *node, int parent_fd, const char *name)
+{
+    int fd = present_descriptor(node);
+    if (fd < -1)
+        fd = verified_descriptor(node, &request->session->epochs); /* of an attempt before this */
+    if (fd >= 0)
+        return;
+    fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    int kept = publish_descriptor(node, UNVERIFIED(fd));
+    if (kept == -1 && node_evict(node->table, &request->session->epochs, EVICT_BATCH) > 0)
+        kept = publish_descriptor(node, UNVERIFIED(fd));
+    if (kept != UNVERIFIED(fd))
+        close(fd);
 }
 
 /* By a file handle that was verified: it costs less than the way through the node's descriptor. -ESTALE: not
@@ -631,7 +679,7 @@ static int stat_closed(struct request *request, struct node *node, struct statx 
         int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
         if (fd >= 0)
             return stat_descriptor(fd, attributes);
-        if (atomic_load_explicit(&node->name, memory_order_acquire) == name)
+        if (fd != -1 || atomic_load_explicit(&node->name, memory_order_acquire) == name)
             break;
     }
     int fd = node_descriptor(request, node);

@@ -52,7 +52,7 @@ struct node {
     bool mapped;           /* under the map shard's lock */
     _Atomic bool recently; /* the descriptor was used since the clock's hand last passed */
     _Atomic uint32_t pins;
-    _Atomic int fd;     /* O_PATH, or -1 */
+    _Atomic int fd;     /* O_PATH, or -1; below -1: one that is not verified, as node_descriptors.c has it */
     uint32_t holder;    /* under descriptors.lock: place in `holders`, from 1; 0: not there */
     uint32_t next_free; /* under slots.lock: the next free slot */
     _Atomic uint64_t references;
@@ -154,8 +154,11 @@ int node_descriptors_init(struct node_table *table);
 void node_descriptors_end(struct node_table *table);
 void node_descriptors_destroy(struct node_table *table);
 /* Keep a descriptor (O_PATH, known to be the node's) as the node's own, or, without room, for this request
- * alone. Takes fd. A descriptor that is good for the request; -ESTALE: the node died; -ENOMEM. */
+ * alone. Takes fd. A descriptor that is good for the request, or -ENOMEM. */
 int node_keep_descriptor(struct request *request, struct node *node, int fd);
+/* Have the node, which is known as (parent, name), keep a descriptor for when that name is gone: opened by name now, and
+ * asked only when it is needed whether it is the node's. Where that fails, the node will be stale. */
+void node_hold(struct request *request, struct node *node, int parent_fd, const char *name);
 /* Note the file handle of (parent, name) as the node's, where the process may open by handle. One that is not
  * the node's does no harm: what is opened is checked. */
 void node_learn_file_handle(struct request *request, struct node *node, struct node *parent,

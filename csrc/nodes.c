@@ -182,11 +182,12 @@ int node_enter_again(struct request *request, struct node *node, struct fuse_ent
 
 /* ---- Changes of names ---- */
 
-struct node *node_before_removal(struct request *request, struct node *parent, const char *name)
+struct node *node_before_removal(struct request *request, struct node *parent, int parent_fd,
+                                 const char *name)
 {
     struct node *node = node_named(passthrough_of(request)->nodes, parent, name);
     if (node != NULL)
-        node_descriptor(request, node); /* without one it is ESTALE from then on; removing goes before */
+        node_hold(request, node, parent_fd, name);
     return node;
 }
 
@@ -200,7 +201,7 @@ void node_rename_begin(struct request *request, struct node_rename *rename)
 {
     struct node_table *table = passthrough_of(request)->nodes;
     if (!rename->exchange)
-        node_before_removal(request, rename->new_parent, rename->new_name);
+        node_before_removal(request, rename->new_parent, rename->new_parent_fd, rename->new_name);
     pthread_rwlock_rdlock(&table->renaming);
     rename->moved = node_named(table, rename->parent, rename->name);
     rename->replaced = node_named(table, rename->new_parent, rename->new_name);
