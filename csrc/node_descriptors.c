@@ -9,10 +9,8 @@
 #include "node_table.h"
 
 #include <errno.h>
-#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #define CLIMB_LIMIT                                                                                          \
@@ -151,11 +149,13 @@ void node_descriptors_end(struct node_table *table)
 {
     struct node_descriptors *descriptors = &table->descriptors;
     pthread_mutex_lock(&descriptors->lock);
-    while (descriptors->mounts > 0) {
+    for (;;) {
         struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
-        if (descriptor == NULL)
-            break; /* the next session has use for them too */
-        int fd = descriptors->mount_fd[--descriptors->mounts];
+        int fd = descriptor != NULL ? node_take_mount(table) : -1;
+        if (fd < 0) {
+            free(descriptor); /* without memory, the next session has use for the rest too */
+            break;
+        }
         retire_descriptor(&table->share->session->epochs, descriptor, NULL, fd);
     }
     pthread_mutex_unlock(&descriptors->lock);
@@ -164,8 +164,8 @@ void node_descriptors_end(struct node_table *table)
 void node_descriptors_destroy(struct node_table *table)
 {
     struct node_descriptors *descriptors = &table->descriptors;
-    while (descriptors->mounts > 0)
-        close(descriptors->mount_fd[--descriptors->mounts]);
+    for (int fd = node_take_mount(table); fd >= 0; fd = node_take_mount(table))
+        close(fd);
     free(descriptors->holders);
     pthread_mutex_destroy(&descriptors->lock);
 }
@@ -254,109 +254,12 @@ static struct node *next_victim(struct node_descriptors *descriptors)
     return victim;
 }
 
-/* Whether a file handle holds a generation, so that a file with a reused inode number is not taken for the
- * old one. Others may do so too; these are known to. */
-static bool counts_generations(int fd)
-{
-    struct statfs file_system;
-    if (fstatfs(fd, &file_system) != 0)
-        return false;
-    switch ((uint32_t)file_system.f_type) {
-    case EXT4_SUPER_MAGIC:
-    case XFS_SUPER_MAGIC:
-    case BTRFS_SUPER_MAGIC:
-    case F2FS_SUPER_MAGIC:
-    case TMPFS_MAGIC:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* A readable descriptor on the mount of a node that is open as `fd`, or -1. */
-static int mount_descriptor(struct node_table *table, const struct node *node, int fd)
-{
-    struct node_descriptors *descriptors = &table->descriptors;
-    int found = -1;
-    pthread_mutex_lock(&descriptors->lock);
-    for (uint32_t i = 0; i < descriptors->mounts && found < 0; i++) {
-        if (descriptors->mount_id[i] == node->mount_id)
-            found = descriptors->mount_fd[i];
-    }
-    if (found < 0 && fd >= 0 && descriptors->mounts < NODE_MOUNTS &&
-        (S_ISDIR(node->type) || S_ISREG(node->type))) {
-        found = open(descriptor_path(fd).text, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-        if (found >= 0) {
-            descriptors->mount_id[descriptors->mounts] = node->mount_id;
-            descriptors->mount_counts_generations[descriptors->mounts] = counts_generations(found);
-            descriptors->mount_fd[descriptors->mounts++] = found;
-        }
-    }
-    pthread_mutex_unlock(&descriptors->lock);
-    return found;
-}
-
-/* Of a mount that has its descriptor. */
-static bool mount_counts_generations(struct node_table *table, const struct node *node)
-{
-    struct node_descriptors *descriptors = &table->descriptors;
-    bool counts = false;
-    pthread_mutex_lock(&descriptors->lock);
-    for (uint32_t i = 0; i < descriptors->mounts; i++) {
-        if (descriptors->mount_id[i] == node->mount_id)
-            counts = descriptors->mount_counts_generations[i];
-    }
-    pthread_mutex_unlock(&descriptors->lock);
-    return counts;
-}
-
-/* Make sure that the node, which is (directory_fd, path), can be opened by file handle later; fd is open on
- * its mount. */
-static bool have_file_handle(struct node_table *table, struct node *node, int fd, int directory_fd,
-                             const char *path)
-{
-    if (!table->share->file_handles || mount_descriptor(table, node, fd) < 0)
-        return false;
-    if (atomic_load_explicit(&node->file_handle, memory_order_acquire) != NULL)
-        return true;
-    struct {
-        struct file_handle head;
-        uint8_t bytes[MAX_HANDLE_SZ];
-    } handle = {.head.handle_bytes = MAX_HANDLE_SZ};
-    int mount_id;
-    if (name_to_handle_at(directory_fd, path, &handle.head, &mount_id, AT_EMPTY_PATH) != 0)
-        return false;
-    struct node_file_handle *kept = malloc(sizeof(*kept) + handle.head.handle_bytes);
-    if (kept == NULL)
-        return false;
-    kept->type = handle.head.handle_type;
-    kept->size = (uint16_t)handle.head.handle_bytes;
-    atomic_init(&kept->verified, path[0] == 0);
-    kept->lasting = mount_counts_generations(table, node);
-    memcpy(kept->bytes, handle.head.f_handle, kept->size);
-    struct node_file_handle *none = NULL;
-    if (!atomic_compare_exchange_strong(&node->file_handle, &none, kept))
-        free(kept);
-    return true;
-}
-
-void node_learn_file_handle(struct request *request, struct node *node, struct node *parent, const char *name)
-{
-    if (!node->table->share->file_handles ||
-        atomic_load_explicit(&node->file_handle, memory_order_relaxed) != NULL)
-        return;
-    /* The parent's descriptor stands for the mount, so a node on another is left to its name. */
-    int fd = node->mount_id == parent->mount_id ? node_descriptor(request, parent) : -1;
-    if (fd >= 0)
-        (void)have_file_handle(node->table, node, fd, fd, name);
-}
-
 /* Whether a node that gives up its descriptor fd can be opened again: asked of the host, as a name may be out of
  * date and an unlinked file would be gone for good. */
 static bool can_be_found_again(struct node_table *table, struct node *node, int fd)
 {
     struct statx attributes;
-    if (have_file_handle(table, node, fd, fd, ""))
+    if (node_have_file_handle(table, node, fd, fd, ""))
         return statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &attributes) == 0 && attributes.stx_nlink > 0;
     const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
     if (name == NULL)
@@ -448,28 +351,10 @@ static int open_by_name(const struct node_name *name, int parent_fd)
     return take_if_same(name->node, openat(parent_fd, name->name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 }
 
-/* -1 with errno set; ESTALE also where there is no file handle. */
-static int open_file_handle(struct node *node, const struct node_file_handle *kept, int flags)
-{
-    int mount_fd = kept != NULL ? mount_descriptor(node->table, node, -1) : -1;
-    if (mount_fd < 0) {
-        errno = ESTALE;
-        return -1;
-    }
-    struct {
-        struct file_handle head;
-        uint8_t bytes[MAX_HANDLE_SZ];
-    } handle;
-    handle.head.handle_bytes = kept->size;
-    handle.head.handle_type = kept->type;
-    memcpy(handle.head.f_handle, kept->bytes, kept->size);
-    return open_by_handle_at(mount_fd, &handle.head, flags | O_CLOEXEC);
-}
-
 static int open_by_file_handle(struct node *node)
 {
     struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
-    int fd = take_if_same(node, open_file_handle(node, kept, O_PATH | O_NOFOLLOW));
+    int fd = take_if_same(node, node_open_file_handle(node, kept, O_PATH | O_NOFOLLOW));
     if (fd >= 0)
         atomic_store_explicit(&kept->verified, true, memory_order_relaxed);
     return fd;
@@ -592,7 +477,7 @@ static int open_verified(struct node *node, int flags)
     const struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
     if (kept == NULL || !atomic_load_explicit(&kept->verified, memory_order_relaxed) || !kept->lasting)
         return -ESTALE;
-    int fd = open_file_handle(node, kept, flags);
+    int fd = node_open_file_handle(node, kept, flags);
     return fd >= 0 ? fd : node_open_error(errno);
 }
 
