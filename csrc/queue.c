@@ -10,6 +10,7 @@
 #include "sigbus.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -374,7 +375,9 @@ static void relax(void)
 #endif
 }
 
-/* Look at the ring for a while before sleeping. True: there is something. */
+/* Look at the ring for a while before sleeping. True: there is something. The driver may wait for our processor: it is
+ * offered again and again, which costs little where nobody takes it. What comes after the window counts as a poll in
+ * vain, lest we give way to strangers for their whole time slices. */
 static bool poll_ring(struct queue *queue)
 {
     uint64_t window = polling_window(&queue->polling);
@@ -389,6 +392,7 @@ static bool poll_ring(struct queue *queue)
             }
             relax();
         }
+        sched_yield();
     } while (now() < until);
     return false;
 }
@@ -426,13 +430,12 @@ static void idle(struct queue *queue)
 {
     if (poll_ring(queue))
         return;
-    if (!virtqueue_enable_notifications(&queue->ring)) {
-        bool measured = queue->polling.most > 0;
-        uint64_t before = measured ? now() : 0;
+    bool measured = queue->polling.most > 0;
+    uint64_t before = measured ? now() : 0;
+    if (!virtqueue_enable_notifications(&queue->ring))
         sleep_until_kicked(queue);
-        if (measured)
-            polling_slept(&queue->polling, now() - before);
-    }
+    if (measured)
+        polling_slept(&queue->polling, now() - before);
     virtqueue_disable_notifications(&queue->ring);
 }
 

@@ -23,8 +23,10 @@ MOUNT_DESCRIPTORS_MINIMUM: Final = 16
 """Fewest descriptors that the nodes of a mount can do with."""
 
 POOL_THREADS: Final = 64
-POLL_MICROSECONDS: Final = 20
 """Most threads of a device for requests that wait for a disk, unless told otherwise."""
+
+POLL_MICROSECONDS: Final = 60
+"""Past the 10 to 60 µs that an idle processor of a virtual machine was seen to take to wake up."""
 
 DAY: Final = 86_400.0
 

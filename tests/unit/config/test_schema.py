@@ -91,7 +91,7 @@ def test_what_is_not_said_is_as_virtiofsd_has_it() -> None:
                 tag=None,
                 request_queues=1,
                 packed=False,
-                poll_microseconds=20,
+                poll_microseconds=60,
                 pool_threads=64,
             ),
         ),
