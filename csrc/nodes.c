@@ -92,21 +92,30 @@ static bool is_submount(const struct passthrough *share, const struct node *node
            passthrough_negotiated(share, FUSE_INIT_SUBMOUNTS);
 }
 
+/* Linux gives its own root, and what it makes of FUSE_ATTR_SUBMOUNT (the place of a mount and the root of the file system
+ * mounted there), generation 0, whatever it was told (fuse_iget). At an entry with another one it takes them for stale
+ * (fuse_stale_inode) and detaches all that is mounted there. */
+static uint32_t generation_for_guest(const struct node *node, bool submount)
+{
+    return submount || node_is_root(node) ? 0 : node->generation;
+}
+
 static void fill_entry(const struct request *request, const struct node *node, const struct node *parent,
                        const struct statx *attributes, struct fuse_entry_out *entry)
 {
     const struct passthrough *share = passthrough_of(request);
     const struct vhostfs_passthrough_options *options = &share->options;
+    bool submount = is_submount(share, node, parent);
     *entry = (struct fuse_entry_out){
         .nodeid = node_id(node),
-        .generation = node->generation,
+        .generation = generation_for_guest(node, submount),
         .entry_valid = options->entry_nanoseconds / NANOSECONDS,
         .entry_valid_nsec = (uint32_t)(options->entry_nanoseconds % NANOSECONDS),
         .attr_valid = options->attribute_nanoseconds / NANOSECONDS,
         .attr_valid_nsec = (uint32_t)(options->attribute_nanoseconds % NANOSECONDS),
     };
     node_fill_attributes(request, attributes, &entry->attr);
-    if (is_submount(share, node, parent))
+    if (submount)
         entry->attr.flags |= FUSE_ATTR_SUBMOUNT;
 }
 
@@ -177,6 +186,8 @@ int node_enter_again(struct request *request, struct node *node, struct fuse_ent
         return -ESTALE;
     const struct node *parent = node_parent(node);
     fill_entry(request, node, parent != NULL ? parent : node, &attributes, entry);
+    /* Who comes by "." or ".." is inside the mount already. */
+    entry->attr.flags &= ~FUSE_ATTR_SUBMOUNT;
     return 0;
 }
 
