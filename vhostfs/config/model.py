@@ -31,6 +31,15 @@ POLL_MICROSECONDS: Final = 60
 DAY: Final = 86_400.0
 
 
+class IoUring(StrEnum):
+    """Whether a device lets the host's kernel read by itself what is not in its page cache."""
+
+    AUTO = "auto"
+    """Where the host has io_uring and allows it."""
+    NEVER = "never"
+    """Threads wait for the disk."""
+
+
 class LockOwner(StrEnum):
     """Who keeps a kind of lock."""
 
@@ -152,6 +161,7 @@ class DeviceSettings:
     """How long an idle queue polls, at most, before it sleeps; 0: never."""
     pool_threads: int = POOL_THREADS
     """Most threads for requests that wait for a disk."""
+    io_uring: IoUring = IoUring.AUTO
 
     @property
     def name(self) -> str:
