@@ -285,18 +285,27 @@ def _rows(options: argparse.Namespace, kinds: Sequence[Kind], file_system: str) 
         running_ones = stack.enter_context(contestants(kinds, options.directory, max(queues)))
         if options.processors != "any":
             stack.enter_context(kept_apart(running_ones, 2 if options.processors == "two" else 1))
-        for workload in chosen_workloads(options.workload, file_system):
-            for depth in options.depth or workload.depths:
-                for count in queues:
-                    row = compare(running_ones, workload, depth, count, options)
-                    _tell(row)
-                    yield row
+        planned = [
+            (workload, depth, count)
+            for workload in chosen_workloads(options.workload, file_system)
+            for depth in options.depth or workload.depths
+            for count in queues
+        ]
+        began = time.monotonic()
+        for done, (workload, depth, count) in enumerate(planned, 1):
+            row = compare(running_ones, workload, depth, count, options)
+            _tell(row, done, len(planned), time.monotonic() - began)
+            yield row
 
 
-def _tell(row: Row) -> None:
+def _tell(row: Row, done: int, planned: int, elapsed: float) -> None:
+    """Say what was measured, and how long the rest takes if it takes as long."""
     if sys.stderr.isatty() or os.environ.get("VHOSTFS_BENCHMARK_VERBOSE"):
         figures = ", ".join(f"{name} {row.middle(name, 'cpu'):.2f} µs" for name in row.samples)
-        sys.stderr.write(f"{row.workload} {row.depth}: {figures}\n")
+        left = elapsed / done * (planned - done)
+        sys.stderr.write(
+            f"[{done} of {planned}, {left:.0f} s left] {row.workload} {row.depth}: {figures}\n"
+        )
 
 
 if __name__ == "__main__":

@@ -191,7 +191,8 @@ class Guest:
     def _ask[R: Structure](self, kind: type[R], opcode: Opcode, nodeid: int, arguments: bytes) -> R:
         return kind.unpack_from(self._call(opcode, nodeid, arguments, kind.SIZE))
 
-    def _lookup(self, parent: int, name: str) -> int:
+    def lookup(self, parent: int, name: str) -> int:
+        """Have the daemon look up a name, and return its nodeid; OSError where it answers an error."""
         return self._ask(EntryOut, Opcode.LOOKUP, parent, name.encode() + b"\0").nodeid
 
     def _open(self, nodeid: int, flags: int) -> int:
@@ -203,21 +204,21 @@ class Guest:
         answer = InitOut.unpack_prefix(self._call(Opcode.INIT, 0, init, InitOut.SIZE))
         if answer.max_write < 1 << 20:
             raise WrongReplyError(f"the daemon takes writes of {answer.max_write} bytes only")
-        directory = self._lookup(ROOT_ID, "files")
+        directory = self.lookup(ROOT_ID, "files")
         files = self._ffi.new(
-            "uint64_t[]", [self._lookup(directory, f"file-{number:05}") for number in range(FILES)]
+            "uint64_t[]", [self.lookup(directory, f"file-{number:05}") for number in range(FILES)]
         )
         self._keep.append(files)
         material = self._ffi.new("struct material *")
         material.directory, material.files, material.file_count = directory, files, FILES
         material.xattr_size = len(XATTR_VALUE)
-        material.cold_directory = self._lookup(ROOT_ID, "cold")
-        material.new_directory = self._lookup(ROOT_ID, "new")
-        material.read_file = self._lookup(ROOT_ID, "read")
+        material.cold_directory = self.lookup(ROOT_ID, "cold")
+        material.new_directory = self.lookup(ROOT_ID, "new")
+        material.read_file = self.lookup(ROOT_ID, "read")
         material.read_handle = self._open(material.read_file, os.O_RDONLY)
-        material.write_file = self._lookup(ROOT_ID, "write")
+        material.write_file = self.lookup(ROOT_ID, "write")
         material.write_handle = self._open(material.write_file, os.O_RDWR)
-        material.background_file = self._lookup(ROOT_ID, "background")
+        material.background_file = self.lookup(ROOT_ID, "background")
         material.background_handle = self._open(material.background_file, os.O_RDWR)
         material.data_size = DATA_SIZE
         return material

@@ -1,104 +1,35 @@
-"""Write what comparisons measured into docs/benchmarks.md: a table for each, and what misses its target.
+"""Write what was measured into docs/benchmarks.md: a summary, tables and plots, and what misses its target.
 
-The comparisons are files that `benchmarks/compare --json` kept. Their tables replace those between the two
-marks in the document; all else in it is written by hand.
+Each kind of measurement replaces what is between its own two marks in the document; without a file of a kind
+its part stays. All else in the document is written by hand.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from benchmarks.comparison import Row, Sample
-from benchmarks.workloads import BY_NAME, Workload
+from benchmarks import footprint
+from benchmarks.comparison import Row
+from benchmarks.plots import plot
+from benchmarks.targets import Comparison, Judgement, Verdict, judge
+from benchmarks.workloads import BY_NAME
 
 DOCUMENT: Final = Path(__file__).parent.parent / "docs" / "benchmarks.md"
-BEGIN: Final = "<!-- measured: begin -->"
-END: Final = "<!-- measured: end -->"
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What is aimed at against one peer: a figure's ratio, at least or at most."""
-
-    figure: str
-    bound: float
-    least: bool = True
-
-    def missed(self, ratio: float) -> bool:
-        """Tell whether a ratio falls short."""
-        return ratio < self.bound if self.least else ratio > self.bound
-
-
-DATA_GOALS: Final = {
-    "readdirplus": (1.9, 4.5),
-    "read4k": (1.4, 2.2),
-    "write4k": (1.4, 2.2),
-    "read1m": (1.1, 1.4),
-    "write1m": (1.1, 1.4),
-    "read4k-disk": (4.0, 4.0),
-}
-"""Least ratios of rates to the C and to the Rust virtiofsd; those of 4 KiB are for depth 32."""
-
-METADATA_RATES: Final = {1: (1.15, 1.6), 4: (1.4, 2.5), 32: (1.7, 3.5)}
-METADATA_CPU: Final = (0.55, 0.25)
-"""Most CPU time a request at depth 32."""
-
-
-def goals(workload: Workload, depth: int, peer: int) -> Iterator[Goal]:
-    """Yield what is aimed at against a peer: 0 the C virtiofsd, 1 the Rust one."""
-    if workload.name == "getattr-fsync":
-        yield Goal("worst", 0.1, least=False)
-    elif workload.name in DATA_GOALS:
-        if depth == 32 or not workload.name.endswith("4k"):
-            yield Goal("rate", DATA_GOALS[workload.name][peer])
-    elif workload.metadata:
-        yield Goal("rate", METADATA_RATES[depth][peer])
-        if depth == 32:
-            yield Goal("cpu", METADATA_CPU[peer], least=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A comparison as it was kept: vhostfs first, then its peers."""
-
-    machine: dict[str, str]
-    daemons: list[str]
-    rows: list[Row]
-
-    @classmethod
-    def load(cls, path: Path) -> Comparison:
-        """Read a file of `compare --json`."""
-        kept = json.loads(path.read_text())
-        return cls(kept["machine"], kept["daemons"], [_row(row) for row in kept["rows"]])
-
-
-def _row(kept: dict[str, Any]) -> Row:
-    samples = {
-        name: [Sample(**sample) for sample in samples] for name, samples in kept.pop("samples").items()
-    }
-    return Row(samples=samples, **kept)
-
-
-def _peer(name: str) -> int:
-    return 0 if "(C)" in name else 1
-
-
-def _cell(row: Row, first: str, other: str, figure: str) -> str:
-    """Return a ratio, in bold where it misses its goal."""
-    ratio = row.ratio(first, other, figure)
-    aims = [goal for goal in goals(BY_NAME[row.workload], row.depth, _peer(other)) if goal.figure == figure]
-    text = f"{ratio:.2f}"
-    return f"**{text}**" if any(goal.missed(ratio) for goal in aims) else text
+MARKED: Final = {Verdict.MET: "", Verdict.BARE: "*", Verdict.MISSED: "**"}
+LEGEND: Final = (
+    "In **bold**: falls short of its target. "
+    "In *italics*: misses it, and passes by the rule of the bare calls, above."
+)
+UNITS: Final = {"rate": "requests/s", "cpu": "CPU", "worst": "worst latency"}
 
 
 def table(comparison: Comparison) -> str:
-    """Return a comparison as a Markdown table."""
+    """Return a comparison as a Markdown table; how a ratio stands to its goal shows in its type."""
     first, *others = comparison.daemons
     heads = ["workload", "depth", f"{first}, per s", "p50 / p99 µs", "bare CPU µs"]
     heads += [f"CPU µs, {name}" for name in comparison.daemons]
@@ -106,32 +37,106 @@ def table(comparison: Comparison) -> str:
         heads += [f"rate to {name}", "CPU", "worst latency"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in comparison.rows:
-        queues = f", {row.queues} queues" if row.queues > 1 else ""
-        cells = [BY_NAME[row.workload].title + queues, str(row.depth), f"{row.middle(first, 'rate'):,.0f}"]
+        cells = [_title(row), str(row.depth), f"{row.middle(first, 'rate'):,.0f}"]
         cells.append(f"{row.middle(first, 'median'):.1f} / {row.middle(first, 'percentile_99'):.1f}")
         cells.append(f"{row.bare:.2f}" if row.bare else "-")
         cells += [f"{row.middle(name, 'cpu'):.2f}" for name in comparison.daemons]
+        marks = {(one.peer, one.goal.figure): MARKED[one.verdict] for one in judge(comparison, row)}
         for name in others:
-            cells += [_cell(row, first, name, figure) for figure in ("rate", "cpu", "worst")]
+            for figure in ("rate", "cpu", "worst"):
+                mark = marks.get((name, figure), "")
+                cells.append(f"{mark}{row.ratio(first, name, figure):.2f}{mark}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def section(comparison: Comparison) -> str:
-    """Return a comparison with where it ran, for the document."""
+def _title(row: Row) -> str:
+    queues = f", {row.queues} queues" if row.queues > 1 else ""
+    return BY_NAME[row.workload].title + queues
+
+
+def summary(comparisons: Sequence[Comparison]) -> str:
+    """Return how many figures meet their targets, and each that falls short, as Markdown."""
+    lines = []
+    short = []
+    for comparison in comparisons:
+        judged = [one for row in comparison.rows for one in judge(comparison, row)]
+        counts = {verdict: sum(one.verdict is verdict for one in judged) for verdict in Verdict}
+        where = comparison.machine["file system"]
+        lines.append(
+            f"- On {where}, of {len(judged)} figures with a target, {counts[Verdict.MET]} meet it, "
+            f"{counts[Verdict.BARE]} pass by the rule of the bare calls, "
+            f"and {counts[Verdict.MISSED]} fall short."
+        )
+        short += [f"- {where}: {line}" for line in _fallen_short(judged)]
+    if short:
+        lines += ["", "What falls short, with its ratio and the target:", "", *short]
+    return "\n".join(lines)
+
+
+def _fallen_short(judged: Sequence[Judgement]) -> Iterator[str]:
+    """Yield a line for each workload that has a figure which falls short."""
+    missed = [one for one in judged if one.verdict is Verdict.MISSED]
+    for title in dict.fromkeys(_title(one.row) for one in missed):
+        figures = (
+            f"{UNITS[one.goal.figure]} at depth {one.row.depth} to {one.peer} "
+            f"{one.ratio:.3g} ({'≥' if one.goal.least else '≤'} {one.goal.bound:g})"
+            for one in missed
+            if _title(one.row) == title
+        )
+        yield f"{title}: " + "; ".join(figures)
+
+
+def section(comparison: Comparison, pictures: Sequence[str]) -> str:
+    """Return a comparison with where it ran and its plots, for the document."""
     where = comparison.machine
     facts = f"{where['processor']}, Linux {where['kernel']}; load average before: {where['load']}."
-    return f"### On {where['file system']}\n\n{facts}\n\n{table(comparison)}\n"
+    shown = "\n\n".join(f"![{Path(name).stem}, on {where['file system']}](plots/{name})" for name in pictures)
+    return f"### On {where['file system']}\n\n{facts}\n\n{shown}\n\n{LEGEND}\n\n{table(comparison)}\n"
+
+
+def results(files: Sequence[Path], plots: Path) -> str:
+    """Draw the plots of comparisons into a directory, and return the document's part about them."""
+    comparisons = [Comparison.load(path) for path in files]
+    plots.mkdir(exist_ok=True)
+    for stale in plots.glob("*.svg"):
+        stale.unlink()
+    sections = []
+    for number, comparison in enumerate(comparisons):
+        kind = comparison.machine["file system"]
+        earlier = sum(one.machine["file system"] == kind for one in comparisons[:number])
+        name = f"{kind}-{earlier + 1}" if earlier else kind
+        sections.append(section(comparison, plot(comparison, plots, name)))
+    return "\n".join([summary(comparisons) + "\n", *sections])
+
+
+def replaced(text: str, kind: str, part: str) -> str:
+    """Return a document with what is between the two marks of a kind replaced."""
+    begin, end = f"<!-- {kind}: begin -->", f"<!-- {kind}: end -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"the document has no marks {begin} and {end}")
+    return f"{before}{begin}\n\n{part}\n{end}{after}"
 
 
 def main(argv: Sequence[str]) -> int:
-    """Replace the measured part of the document."""
-    parser = argparse.ArgumentParser(prog="report", description="Write comparisons into docs/benchmarks.md.")
-    parser.add_argument("file", nargs="+", type=Path, help="what `benchmarks/compare --json` kept")
-    sections = [section(Comparison.load(path)) for path in parser.parse_args(argv).file]
-    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n" + "\n".join(sections) + f"\n{END}{after}")
+    """Replace the measured parts of the document."""
+    parser = argparse.ArgumentParser(prog="report", description="Write measurements into a document.")
+    parser.add_argument("file", nargs="*", type=Path, help="what `benchmarks/compare --json` kept")
+    parser.add_argument("--footprint", type=Path, help="what benchmarks/footprint.py kept")
+    parser.add_argument("--guest", type=Path, help="what `benchmarks/guest-compare --json` kept")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="instead of docs/benchmarks.md")
+    options = parser.parse_args(argv)
+    text = options.document.read_text()
+    if options.file:
+        text = replaced(text, "measured", results(options.file, options.document.parent / "plots"))
+    if options.footprint:
+        text = replaced(text, "footprint", footprint.section(options.footprint))
+    if options.guest:
+        guest_report = importlib.import_module("benchmarks.guest_report")
+        text = replaced(text, "guest", guest_report.section(options.guest))
+    options.document.write_text(text)
     return 0
 
 

@@ -55,6 +55,11 @@ class Workload:
     uncached: bool = False
     metadata: bool = field(default=True)
 
+    @property
+    def requests(self) -> float:
+        """How many requests a reported cycle is: its steps, of which each counts as one."""
+        return len(self.steps) / self.divisor
+
 
 _UNTAR = (
     Step.LOOKUP_NONE,

@@ -38,6 +38,7 @@ struct vhostfs_device_options {
     uint32_t queues;           /* rings served: one for high priority, then the request queues; 2..65535 */
     uint32_t pool_threads;     /* most threads for requests that sleep; at least 1 */
     uint64_t poll_nanoseconds; /* how long an idle queue thread polls before it sleeps; 0: never */
+    int32_t io_uring;          /* 0: never use it; else where the host has it and allows it */
 };
 
 /* INIT is answered in C from these; which flags to take is Python's table (vhostfs.fuse_abi.negotiation). */

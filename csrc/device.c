@@ -55,6 +55,7 @@ int vhostfs_device_create(const struct vhostfs_device_options *options,
         .events = &made->events,
         .log = &made->log,
         .poll_nanoseconds = options->poll_nanoseconds,
+        .io_uring = options->io_uring != 0,
         .proc_self_fd = -1,
     };
     *device = made;

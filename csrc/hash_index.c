@@ -113,24 +113,40 @@ bool hash_remove(struct hash_shard *shard, const struct hash_link *link)
     return false;
 }
 
-/* One step of a multiply-and-fold hash: the high half of the product carries what the low half loses. */
-static uint64_t fold(uint64_t a, uint64_t b)
+static uint64_t word_at(const uint8_t *bytes)
 {
-    unsigned __int128 product = (unsigned __int128)a * b;
-    return (uint64_t)product ^ (uint64_t)(product >> 64);
+    uint64_t word;
+    memcpy(&word, bytes, sizeof(word));
+    return word;
+}
+
+/* Less than a word, each byte in it at least once: with the size they are told apart. */
+static uint64_t few_bytes(const uint8_t *bytes, size_t size)
+{
+    uint32_t first = 0;
+    uint32_t last = 0;
+    if (size >= sizeof(first)) {
+        memcpy(&first, bytes, sizeof(first));
+        memcpy(&last, bytes + size - sizeof(last), sizeof(last));
+    } else if (size > 0) {
+        first = bytes[0] | (uint32_t)bytes[size / 2] << 8;
+        last = bytes[size - 1];
+    }
+    return first | (uint64_t)last << 32;
 }
 
 uint64_t hash_bytes(uint64_t seed, const void *bytes, size_t size)
 {
     const uint8_t *from = bytes;
-    uint64_t hash = seed ^ fold(size ^ 0x9e3779b97f4a7c15, seed | 1);
-    while (size > 0) {
-        uint64_t word = 0;
-        size_t step = size < sizeof(word) ? size : sizeof(word);
-        memcpy(&word, from, step);
-        hash = fold(hash ^ word, 0xd6e8feb86659fd93 ^ seed);
-        from += step;
-        size -= step;
+    const uint64_t key = 0xd6e8feb86659fd93 ^ seed;
+    uint64_t hash = seed ^ hash_fold(size ^ 0x9e3779b97f4a7c15, seed | 1);
+    size_t left = size;
+    for (; left > sizeof(uint64_t); left -= sizeof(uint64_t)) {
+        hash = hash_fold(hash ^ word_at(from), key);
+        from += sizeof(uint64_t);
     }
-    return fold(hash, 0xa0761d6478bd642f);
+    /* The last word may begin in the one before. */
+    uint64_t last =
+        size >= sizeof(uint64_t) ? word_at(from + left - sizeof(uint64_t)) : few_bytes(from, size);
+    return hash_fold(hash_fold(hash ^ last, key), 0xa0761d6478bd642f);
 }

@@ -45,5 +45,18 @@ void hash_insert(struct hash_shard *shard, struct hash_link *link, uint64_t hash
 /* Under the shard's lock. False: it was not in there. */
 bool hash_remove(struct hash_shard *shard, const struct hash_link *link);
 
+/* One step of a multiply-and-fold hash: the high half of the product carries what the low half loses. */
+static inline uint64_t hash_fold(uint64_t a, uint64_t b)
+{
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* A keyed hash of two numbers that no guest chooses. */
+static inline uint64_t hash_numbers(uint64_t seed, uint64_t a, uint64_t b)
+{
+    return hash_fold(hash_fold(a ^ seed, 0xd6e8feb86659fd93) ^ b, 0xa0761d6478bd642f);
+}
+
 /* A keyed hash of bytes: what a guest chooses (names) cannot be made to collide without knowing the seed. */
 uint64_t hash_bytes(uint64_t seed, const void *bytes, size_t size);

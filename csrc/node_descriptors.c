@@ -9,10 +9,8 @@
 #include "node_table.h"
 
 #include <errno.h>
-#include <linux/magic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #define CLIMB_LIMIT                                                                                          \
@@ -22,6 +20,9 @@
 #define STAT_ATTEMPTS 4 /* a name that changes under us is read again */
 /* Descriptors given up that may wait to be closed, beside a sixteenth of the budget. */
 #define RETIRED_DESCRIPTORS 32
+/* A descriptor that was opened by name before that name went, and not asked yet whether it is the node's, stands in
+ * node.fd as a number below -1: mostly the guest forgets the node next, and nobody ever needs to know. */
+#define UNVERIFIED(fd) (-2 - (fd))
 
 struct retired_descriptor {
     struct epoch_retired retired;
@@ -65,6 +66,9 @@ static _Atomic uint64_t *waiting_descriptors(const struct node_table *table)
 void node_leave_clock(struct node *node)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
+    /* Barrier "dead before asked", pairs with the one in publish_descriptor. */
+    if (atomic_load(&node->fd) == -1)
+        return;
     pthread_mutex_lock(&descriptors->lock);
     if (node->holder != 0)
         atomic_fetch_add_explicit(waiting_descriptors(node->table), 1, memory_order_relaxed);
@@ -74,31 +78,39 @@ void node_leave_clock(struct node *node)
 
 void node_close_descriptor(struct node *node)
 {
-    int fd = atomic_exchange(&node->fd, -1);
-    if (fd < 0)
+    int fd = atomic_load_explicit(&node->fd, memory_order_relaxed);
+    if (fd == -1)
         return;
-    close(fd);
+    atomic_store_explicit(&node->fd, -1, memory_order_relaxed);
+    close(fd < 0 ? UNVERIFIED(fd) : fd);
     atomic_fetch_sub_explicit(waiting_descriptors(node->table), 1, memory_order_relaxed);
 }
 
-/* Make the node's descriptor this one, if there is room. The node's descriptor, or -ENFILE; -ESTALE: the node
- * died. */
+/* The node's descriptor is this one. Under descriptors.lock, with room. */
+static void put_descriptor(struct node *node, int fd)
+{
+    struct node_descriptors *descriptors = &node->table->descriptors;
+    atomic_store_explicit(&node->recently, true, memory_order_relaxed);
+    atomic_store(&node->fd, fd);
+    /* Barrier "put before asked", pairs with the one in node_leave_clock: either we see that the node died, or who buried
+     * it sees the descriptor, and waits for the lock. */
+    if ((atomic_load(&node->references) & NODE_DEAD) != 0) {
+        atomic_fetch_add_explicit(waiting_descriptors(node->table), 1, memory_order_relaxed);
+        return;
+    }
+    descriptors->holders[descriptors->count] = node;
+    node->holder = ++descriptors->count;
+}
+
+/* Make the node's descriptor this one, verified or not, if there is room. The node's descriptor, as node.fd has it; or
+ * -1: no room. */
 static int publish_descriptor(struct node *node, int fd)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
     pthread_mutex_lock(&descriptors->lock);
     int kept = atomic_load(&node->fd);
-    if (kept >= 0) {
-        /* another thread was faster */
-    } else if ((atomic_load(&node->references) & NODE_DEAD) != 0) {
-        kept = -ESTALE; /* it has left the clock, and must not come back */
-    } else if (descriptors->count >= descriptors->budget) {
-        kept = -ENFILE;
-    } else {
-        descriptors->holders[descriptors->count] = node;
-        node->holder = ++descriptors->count;
-        atomic_store_explicit(&node->recently, true, memory_order_relaxed);
-        atomic_store_explicit(&node->fd, fd, memory_order_release);
+    if (kept == -1 && descriptors->count < descriptors->budget) {
+        put_descriptor(node, fd);
         kept = fd;
     }
     pthread_mutex_unlock(&descriptors->lock);
@@ -137,11 +149,13 @@ void node_descriptors_end(struct node_table *table)
 {
     struct node_descriptors *descriptors = &table->descriptors;
     pthread_mutex_lock(&descriptors->lock);
-    while (descriptors->mounts > 0) {
+    for (;;) {
         struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
-        if (descriptor == NULL)
-            break; /* the next session has use for them too */
-        int fd = descriptors->mount_fd[--descriptors->mounts];
+        int fd = descriptor != NULL ? node_take_mount(table) : -1;
+        if (fd < 0) {
+            free(descriptor); /* without memory, the next session has use for the rest too */
+            break;
+        }
         retire_descriptor(&table->share->session->epochs, descriptor, NULL, fd);
     }
     pthread_mutex_unlock(&descriptors->lock);
@@ -150,8 +164,8 @@ void node_descriptors_end(struct node_table *table)
 void node_descriptors_destroy(struct node_table *table)
 {
     struct node_descriptors *descriptors = &table->descriptors;
-    while (descriptors->mounts > 0)
-        close(descriptors->mount_fd[--descriptors->mounts]);
+    for (int fd = node_take_mount(table); fd >= 0; fd = node_take_mount(table))
+        close(fd);
     free(descriptors->holders);
     pthread_mutex_destroy(&descriptors->lock);
 }
@@ -172,33 +186,58 @@ int node_keep_descriptor(struct request *request, struct node *node, int fd)
 {
     struct epoch_domain *epochs = &request->session->epochs;
     int kept = publish_descriptor(node, fd);
-    if (kept == -ENFILE && node_evict(node->table, epochs, EVICT_BATCH) > 0)
+    if (kept == -1 && node_evict(node->table, epochs, EVICT_BATCH) > 0)
         kept = publish_descriptor(node, fd);
-    if (kept == -ENFILE)
+    if (kept < 0)
         return lend_descriptor(epochs, node, fd);
     if (kept != fd)
         close(fd);
     return kept;
 }
 
-static bool give_up(struct node *node, struct epoch_domain *epochs)
+/* Whether the node had that very descriptor, as node.fd had it, and has it no more. */
+static bool give_up(struct node *node, struct epoch_domain *epochs, int fd)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
     struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
     if (descriptor == NULL)
         return false;
-    int fd = -1;
     pthread_mutex_lock(&descriptors->lock);
-    if (node->holder != 0)
-        fd = atomic_exchange(&node->fd, -1);
-    leave_clock(node);
+    bool given_up = node->holder != 0 && atomic_compare_exchange_strong(&node->fd, &fd, -1);
+    if (given_up)
+        leave_clock(node);
     pthread_mutex_unlock(&descriptors->lock);
-    if (fd < 0) {
+    if (!given_up) {
         free(descriptor);
         return false;
     }
-    retire_descriptor(epochs, descriptor, node, fd);
+    retire_descriptor(epochs, descriptor, node, fd < 0 ? UNVERIFIED(fd) : fd);
     return true;
+}
+
+/* Whether an open descriptor is the node's file: 0, or -ESTALE, ... */
+static int check_same(const struct node *node, int fd)
+{
+    struct statx attributes;
+    if (statx(fd, "", AT_EMPTY_PATH, NODE_STATX_MASK, &attributes) != 0)
+        return -errno;
+    return node_matches(node, &attributes) ? 0 : -ESTALE;
+}
+
+/* The node's descriptor, verified by now, or -1: what was opened by name and is another's is given up. Inside an epoch. */
+static int verified_descriptor(struct node *node, struct epoch_domain *epochs)
+{
+    int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
+    if (fd >= -1)
+        return fd;
+    int verified = UNVERIFIED(fd);
+    if (check_same(node, verified) != 0) {
+        give_up(node, epochs, fd);
+        return -1;
+    }
+    /* Who was faster has verified it too, or given it up to whoever wants it next: it stays open for this request. */
+    atomic_compare_exchange_strong(&node->fd, &fd, verified);
+    return verified;
 }
 
 /* The next node whose descriptor nobody used since the clock's hand passed it last; NULL: none has one. */
@@ -215,112 +254,12 @@ static struct node *next_victim(struct node_descriptors *descriptors)
     return victim;
 }
 
-/* Whether a file handle holds a generation, so that a file with a reused inode number is not taken for the
- * old one. Others may do so too; these are known to. */
-static bool counts_generations(int fd)
-{
-    struct statfs file_system;
-    if (fstatfs(fd, &file_system) != 0)
-        return false;
-    switch ((uint32_t)file_system.f_type) {
-    case EXT4_SUPER_MAGIC:
-    case XFS_SUPER_MAGIC:
-    case BTRFS_SUPER_MAGIC:
-    case F2FS_SUPER_MAGIC:
-    case TMPFS_MAGIC:
-        return true;
-    default:
-        return false;
-    }
-}
-
-/* A readable descriptor on the mount of a node that is open as `fd`, or -1. */
-static int mount_descriptor(struct node_table *table, const struct node *node, int fd)
-{
-    struct node_descriptors *descriptors = &table->descriptors;
-    int found = -1;
-    pthread_mutex_lock(&descriptors->lock);
-    for (uint32_t i = 0; i < descriptors->mounts && found < 0; i++) {
-        if (descriptors->mount_id[i] == node->mount_id)
-            found = descriptors->mount_fd[i];
-    }
-    if (found < 0 && fd >= 0 && descriptors->mounts < NODE_MOUNTS &&
-        (S_ISDIR(node->type) || S_ISREG(node->type))) {
-        found = open(descriptor_path(fd).text, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
-        if (found >= 0) {
-            descriptors->mount_id[descriptors->mounts] = node->mount_id;
-            descriptors->mount_counts_generations[descriptors->mounts] = counts_generations(found);
-            descriptors->mount_fd[descriptors->mounts++] = found;
-        }
-    }
-    pthread_mutex_unlock(&descriptors->lock);
-    return found;
-}
-
-/* Of a mount that has its descriptor. */
-static bool mount_counts_generations(struct node_table *table, const struct node *node)
-{
-    struct node_descriptors *descriptors = &table->descriptors;
-    bool counts = false;
-    pthread_mutex_lock(&descriptors->lock);
-    for (uint32_t i = 0; i < descriptors->mounts; i++) {
-        if (descriptors->mount_id[i] == node->mount_id)
-            counts = descriptors->mount_counts_generations[i];
-    }
-    pthread_mutex_unlock(&descriptors->lock);
-    return counts;
-}
-
-/* Make sure that the node, which is (directory_fd, path), can be opened by file handle later; fd is open on
- * its mount. */
-static bool have_file_handle(struct node_table *table, struct node *node, int fd, int directory_fd,
-                             const char *path)
-{
-    if (!table->share->file_handles || mount_descriptor(table, node, fd) < 0)
-        return false;
-    if (atomic_load_explicit(&node->file_handle, memory_order_acquire) != NULL)
-        return true;
-    struct {
-        struct file_handle head;
-        uint8_t bytes[MAX_HANDLE_SZ];
-    } handle = {.head.handle_bytes = MAX_HANDLE_SZ};
-    int mount_id;
-    if (name_to_handle_at(directory_fd, path, &handle.head, &mount_id, AT_EMPTY_PATH) != 0)
-        return false;
-    struct node_file_handle *kept = malloc(sizeof(*kept) + handle.head.handle_bytes);
-    if (kept == NULL)
-        return false;
-    kept->type = handle.head.handle_type;
-    kept->size = (uint16_t)handle.head.handle_bytes;
-    atomic_init(&kept->verified, path[0] == 0);
-    kept->lasting = mount_counts_generations(table, node);
-    memcpy(kept->bytes, handle.head.f_handle, kept->size);
-    struct node_file_handle *none = NULL;
-    if (!atomic_compare_exchange_strong(&node->file_handle, &none, kept))
-        free(kept);
-    return true;
-}
-
-void node_learn_file_handle(struct request *request, struct node *node, struct node *parent, const char *name)
-{
-    if (!node->table->share->file_handles ||
-        atomic_load_explicit(&node->file_handle, memory_order_relaxed) != NULL)
-        return;
-    /* The parent's descriptor stands for the mount, so a node on another is left to its name. */
-    int fd = node->mount_id == parent->mount_id ? node_descriptor(request, parent) : -1;
-    if (fd >= 0)
-        (void)have_file_handle(node->table, node, fd, fd, name);
-}
-
-/* Whether a node that gives up its descriptor can be opened again: asked of the host, as a name may be out of
+/* Whether a node that gives up its descriptor fd can be opened again: asked of the host, as a name may be out of
  * date and an unlinked file would be gone for good. */
-static bool can_be_found_again(struct node_table *table, struct node *node)
+static bool can_be_found_again(struct node_table *table, struct node *node, int fd)
 {
-    int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
-    if (fd < 0)
-        return false;
     struct statx attributes;
-    if (have_file_handle(table, node, fd, fd, ""))
+    if (node_have_file_handle(table, node, fd, fd, ""))
         return statx(fd, "", AT_EMPTY_PATH, STATX_NLINK, &attributes) == 0 && attributes.stx_nlink > 0;
     const struct node_name *name = atomic_load_explicit(&node->name, memory_order_acquire);
     if (name == NULL)
@@ -342,7 +281,8 @@ uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint3
         struct node *node = next_victim(&table->descriptors);
         if (node == NULL)
             break;
-        if (can_be_found_again(table, node) && give_up(node, epochs))
+        int fd = verified_descriptor(node, epochs);
+        if (fd >= 0 && can_be_found_again(table, node, fd) && give_up(node, epochs, fd))
             evicted++;
     }
     uint32_t next = evicted > 0 ? EVICT_TRIES : patience > 2 ? patience / 2 : 1;
@@ -393,15 +333,6 @@ static void leave_epoch(struct request *request, bool entered)
     request->inside_epoch = false;
 }
 
-/* Whether an open descriptor is the node's file: 0, or -ESTALE, ... */
-static int check_same(const struct node *node, int fd)
-{
-    struct statx attributes;
-    if (statx(fd, "", AT_EMPTY_PATH, NODE_STATX_MASK, &attributes) != 0)
-        return -errno;
-    return node_matches(node, &attributes) ? 0 : -ESTALE;
-}
-
 /* An O_PATH descriptor that the caller owns, if it is the node's. Takes fd, or a negative one with errno set.
  */
 static int take_if_same(const struct node *node, int fd)
@@ -420,28 +351,10 @@ static int open_by_name(const struct node_name *name, int parent_fd)
     return take_if_same(name->node, openat(parent_fd, name->name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
 }
 
-/* -1 with errno set; ESTALE also where there is no file handle. */
-static int open_file_handle(struct node *node, const struct node_file_handle *kept, int flags)
-{
-    int mount_fd = kept != NULL ? mount_descriptor(node->table, node, -1) : -1;
-    if (mount_fd < 0) {
-        errno = ESTALE;
-        return -1;
-    }
-    struct {
-        struct file_handle head;
-        uint8_t bytes[MAX_HANDLE_SZ];
-    } handle;
-    handle.head.handle_bytes = kept->size;
-    handle.head.handle_type = kept->type;
-    memcpy(handle.head.f_handle, kept->bytes, kept->size);
-    return open_by_handle_at(mount_fd, &handle.head, flags | O_CLOEXEC);
-}
-
 static int open_by_file_handle(struct node *node)
 {
     struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
-    int fd = take_if_same(node, open_file_handle(node, kept, O_PATH | O_NOFOLLOW));
+    int fd = take_if_same(node, node_open_file_handle(node, kept, O_PATH | O_NOFOLLOW));
     if (fd >= 0)
         atomic_store_explicit(&kept->verified, true, memory_order_relaxed);
     return fd;
@@ -511,12 +424,15 @@ static int open_by_open_file(struct request *request, const struct node *node)
 /* By the ways there are, the most certain first. */
 static int open_descriptor(struct request *request, struct node *node)
 {
+    int present = verified_descriptor(node, &request->session->epochs);
+    if (present >= 0)
+        return present;
     int fd = open_by_file_handle(node);
     if (fd == -ESTALE)
         fd = open_by_way(node);
     if (fd == -ESTALE) {
         wait_for_renames(node->table);
-        int present = present_descriptor(node);
+        present = verified_descriptor(node, &request->session->epochs);
         if (present >= 0)
             return present;
         fd = open_by_way(node);
@@ -537,6 +453,23 @@ int node_descriptor(struct request *request, struct node *node)
     return fd;
 }
 
+void node_hold(struct request *request, struct node *node, int parent_fd, const char *name)
+{
+    int fd = present_descriptor(node);
+    if (fd < -1)
+        fd = verified_descriptor(node, &request->session->epochs); /* of an attempt before this */
+    if (fd >= 0)
+        return;
+    fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    int kept = publish_descriptor(node, UNVERIFIED(fd));
+    if (kept == -1 && node_evict(node->table, &request->session->epochs, EVICT_BATCH) > 0)
+        kept = publish_descriptor(node, UNVERIFIED(fd));
+    if (kept != UNVERIFIED(fd))
+        close(fd);
+}
+
 /* By a file handle that was verified: it costs less than the way through the node's descriptor. -ESTALE: not
  * so. */
 static int open_verified(struct node *node, int flags)
@@ -544,7 +477,7 @@ static int open_verified(struct node *node, int flags)
     const struct node_file_handle *kept = atomic_load_explicit(&node->file_handle, memory_order_acquire);
     if (kept == NULL || !atomic_load_explicit(&kept->verified, memory_order_relaxed) || !kept->lasting)
         return -ESTALE;
-    int fd = open_file_handle(node, kept, flags);
+    int fd = node_open_file_handle(node, kept, flags);
     return fd >= 0 ? fd : node_open_error(errno);
 }
 
@@ -631,7 +564,7 @@ static int stat_closed(struct request *request, struct node *node, struct statx 
         int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
         if (fd >= 0)
             return stat_descriptor(fd, attributes);
-        if (atomic_load_explicit(&node->name, memory_order_acquire) == name)
+        if (fd != -1 || atomic_load_explicit(&node->name, memory_order_acquire) == name)
             break;
     }
     int fd = node_descriptor(request, node);

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define ROOT_INDEX 1
@@ -27,7 +26,7 @@ static int64_t birth_of(const struct statx *attributes)
 
 static uint64_t device_of(const struct statx *attributes)
 {
-    return makedev(attributes->stx_dev_major, attributes->stx_dev_minor);
+    return (uint64_t)attributes->stx_dev_major << 32 | attributes->stx_dev_minor;
 }
 
 static uint32_t mount_id_of(const struct statx *attributes)
@@ -68,8 +67,8 @@ bool node_is_root(const struct node *node)
 
 static uint64_t hash_identity(const struct node_table *table, const struct statx *attributes)
 {
-    uint64_t key[3] = {device_of(attributes), attributes->stx_ino, mount_id_of(attributes)};
-    return hash_bytes(table->seed, key, sizeof(key));
+    uint64_t where = device_of(attributes) ^ (uint64_t)mount_id_of(attributes) << 16;
+    return hash_numbers(table->seed, attributes->stx_ino, where);
 }
 
 /* ---- Slots ---- */
@@ -175,7 +174,7 @@ static bool release_node(struct epoch_retired *retired)
     if (atomic_load_explicit(&node->pins, memory_order_acquire) != 0 ||
         atomic_load_explicit(&node->references, memory_order_acquire) != NODE_DEAD)
         return false;
-    node_drop_name(node);
+    node_free_name(node);
     node_close_descriptor(node);
     free(atomic_exchange_explicit(&node->file_handle, NULL, memory_order_relaxed));
     give_slot_back(node);
@@ -186,6 +185,7 @@ static bool release_node(struct epoch_retired *retired)
 static void bury(struct node *node)
 {
     unmap(node);
+    node_bury_name(node);
     node_leave_clock(node);
     epoch_retire(epochs_of(node->table), &node->retired, release_node);
 }

@@ -34,12 +34,17 @@ static struct node_name *find_name(const struct hash_shard *shard, uint64_t hash
 
 _Static_assert(offsetof(struct node_name, link) == 0, "a link of the index is its name");
 
+static void free_name(struct node_name *name)
+{
+    node_drop_child(name->parent);
+    free(name);
+}
+
 static bool release_name(struct epoch_retired *retired)
 {
     struct node_name *name =
         (struct node_name *)(void *)((uint8_t *)retired - offsetof(struct node_name, retired));
-    node_drop_child(name->parent);
-    free(name);
+    free_name(name);
     return true;
 }
 
@@ -48,14 +53,20 @@ static void retire_name(struct node_table *table, struct node_name *name)
     epoch_retire(&table->share->session->epochs, &name->retired, release_name);
 }
 
-/* Unlink and retire a name that the caller took out of its node. */
-static void discard(struct node_table *table, struct node_name *name)
+/* Take a name, which the caller took out of its node, out of the index. */
+static void unlink_name(struct node_table *table, struct node_name *name)
 {
     struct hash_shard *shard = hash_lock(&table->names, name->link.hash);
     if (name->linked)
         hash_remove(shard, &name->link);
     name->linked = false;
     hash_unlock(shard);
+}
+
+/* The same, and retire it. */
+static void discard(struct node_table *table, struct node_name *name)
+{
+    unlink_name(table, name);
     retire_name(table, name);
 }
 
@@ -74,6 +85,7 @@ static struct node_name *make_name(struct node *node, struct node *parent, const
         return NULL;
     name->node = node;
     name->parent = parent;
+    name->buried = false;
     memcpy(name->name, text, size);
     return name;
 }
@@ -138,5 +150,29 @@ void node_drop_name(struct node *node)
 {
     struct node_name *name = atomic_exchange(&node->name, NULL);
     if (name != NULL)
+        discard(node->table, name);
+}
+
+void node_bury_name(struct node *node)
+{
+    struct node_name *name = atomic_exchange(&node->name, NULL);
+    if (name == NULL)
+        return;
+    unlink_name(node->table, name);
+    name->buried = true;
+    /* Who found the node before it died may go on with its name. */
+    struct node_name *none = NULL;
+    if (!atomic_compare_exchange_strong(&node->name, &none, name))
+        retire_name(node->table, name);
+}
+
+void node_free_name(struct node *node)
+{
+    struct node_name *name = atomic_exchange(&node->name, NULL);
+    if (name == NULL)
+        return;
+    if (name->buried)
+        free_name(name);
+    else
         discard(node->table, name);
 }

@@ -1,8 +1,9 @@
-/* The insides of the node table, for its four files only:
+/* The insides of the node table, for its five files only:
  *
  *   node_map.c          slots, lookup counts, (device, inode, mount id) -> node, the table's life
  *   node_names.c        (parent, name) -> node: where a node was last seen
  *   node_descriptors.c  O_PATH descriptors: opened, given up beyond the budget, opened again
+ *   node_file_handles.c file handles, and descriptors on mounts to open them with
  *   nodes.c             what the operations see (nodes.h)
  *
  * Life of a node. A slot is taken and put into the map under the lock of its identity's shard, with one
@@ -52,7 +53,7 @@ struct node {
     bool mapped;           /* under the map shard's lock */
     _Atomic bool recently; /* the descriptor was used since the clock's hand last passed */
     _Atomic uint32_t pins;
-    _Atomic int fd;     /* O_PATH, or -1 */
+    _Atomic int fd;     /* O_PATH, or -1; below -1: one that is not verified, as node_descriptors.c has it */
     uint32_t holder;    /* under descriptors.lock: place in `holders`, from 1; 0: not there */
     uint32_t next_free; /* under slots.lock: the next free slot */
     _Atomic uint64_t references;
@@ -62,7 +63,7 @@ struct node {
 
 _Static_assert(sizeof(struct node) <= 112, "with its name and buckets, a node takes about 200 bytes");
 
-/* Where a node was last seen. Immutable; in the index while `linked`; who unlinks it retires it. */
+/* Where a node was last seen. Immutable; in the index while `linked`; who takes it out of a node that lives retires it. */
 struct node_name {
     union {
         struct hash_link link;
@@ -71,6 +72,7 @@ struct node_name {
     struct node *parent; /* counted as one of its children */
     struct node *node;
     bool linked; /* under the name shard's lock */
+    bool buried; /* goes with its node, which is dead */
     char name[];
 };
 
@@ -105,10 +107,8 @@ struct node_descriptors {
     uint32_t hand;             /* the clock's */
     _Atomic uint32_t patience; /* nodes that are looked at to give up some */
     /* Readable descriptors, one a mount, for open_by_handle_at; only added to. */
-    uint32_t mounts;
-    uint32_t mount_id[NODE_MOUNTS];
-    int mount_fd[NODE_MOUNTS];
-    bool mount_counts_generations[NODE_MOUNTS]; /* its file handles never come to mean another file */
+    _Atomic uint32_t mounts;             /* changed under lock */
+    _Atomic uint64_t mount[NODE_MOUNTS]; /* a struct open_mount, packed */
 };
 
 struct node_table {
@@ -146,6 +146,10 @@ struct node *node_named(struct node_table *table, const struct node *parent, con
 void node_clear_name(struct node *node, const struct node *parent, const char *name);
 /* Take the node's name away, whatever it is. */
 void node_drop_name(struct node *node);
+/* The node is dead: nobody finds it by name any more, but its name stays as long as it does. */
+void node_bury_name(struct node *node);
+/* Nobody can see the node, nor its name, any more. */
+void node_free_name(struct node *node);
 
 /* ---- node_descriptors.c ---- */
 
@@ -154,15 +158,31 @@ int node_descriptors_init(struct node_table *table);
 void node_descriptors_end(struct node_table *table);
 void node_descriptors_destroy(struct node_table *table);
 /* Keep a descriptor (O_PATH, known to be the node's) as the node's own, or, without room, for this request
- * alone. Takes fd. A descriptor that is good for the request; -ESTALE: the node died; -ENOMEM. */
+ * alone. Takes fd. A descriptor that is good for the request, or -ENOMEM. */
 int node_keep_descriptor(struct request *request, struct node *node, int fd);
-/* Note the file handle of (parent, name) as the node's, where the process may open by handle. One that is not
- * the node's does no harm: what is opened is checked. */
-void node_learn_file_handle(struct request *request, struct node *node, struct node *parent,
-                            const char *name);
+/* Have the node, which is known as (parent, name), keep a descriptor for when that name is gone: opened by name now, and
+ * asked only when it is needed whether it is the node's. Where that fails, the node will be stale. */
+void node_hold(struct request *request, struct node *node, int parent_fd, const char *name);
 /* The node is dead: who looks for descriptors to give up shall not find it any more. */
 void node_leave_clock(struct node *node);
 /* Close the node's descriptor; nobody can see the node any more. */
 void node_close_descriptor(struct node *node);
 /* Give up some descriptors. How many. */
 uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint32_t wanted);
+
+/* ---- node_file_handles.c ---- */
+
+/* Make sure that the node, which is (directory_fd, path), can be opened by file handle later; fd is open on
+ * its mount. */
+bool node_have_file_handle(struct node_table *table, struct node *node, int fd, int directory_fd,
+                           const char *path);
+/* Note the file handle of (parent, name) as the node's, where the process may open by handle. One that is not
+ * the node's does no harm: what is opened is checked. */
+void node_learn_file_handle(struct request *request, struct node *node, struct node *parent,
+                            const char *name);
+/* Open the node's file by this handle of its: a descriptor that the caller owns; -1 with errno set, ESTALE also where
+ * there is no handle. */
+int node_open_file_handle(struct node *node, const struct node_file_handle *kept, int flags);
+/* Take one of the mounts' descriptors off the table, for the caller to close when nobody uses it; -1: none is left. Under
+ * descriptors.lock, or when nobody else uses the table. */
+int node_take_mount(struct node_table *table);

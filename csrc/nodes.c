@@ -92,21 +92,30 @@ static bool is_submount(const struct passthrough *share, const struct node *node
            passthrough_negotiated(share, FUSE_INIT_SUBMOUNTS);
 }
 
+/* Linux gives its own root, and what it makes of FUSE_ATTR_SUBMOUNT (the place of a mount and the root of the file system
+ * mounted there), generation 0, whatever it was told (fuse_iget). At an entry with another one it takes them for stale
+ * (fuse_stale_inode) and detaches all that is mounted there. */
+static uint32_t generation_for_guest(const struct node *node, bool submount)
+{
+    return submount || node_is_root(node) ? 0 : node->generation;
+}
+
 static void fill_entry(const struct request *request, const struct node *node, const struct node *parent,
                        const struct statx *attributes, struct fuse_entry_out *entry)
 {
     const struct passthrough *share = passthrough_of(request);
     const struct vhostfs_passthrough_options *options = &share->options;
+    bool submount = is_submount(share, node, parent);
     *entry = (struct fuse_entry_out){
         .nodeid = node_id(node),
-        .generation = node->generation,
+        .generation = generation_for_guest(node, submount),
         .entry_valid = options->entry_nanoseconds / NANOSECONDS,
         .entry_valid_nsec = (uint32_t)(options->entry_nanoseconds % NANOSECONDS),
         .attr_valid = options->attribute_nanoseconds / NANOSECONDS,
         .attr_valid_nsec = (uint32_t)(options->attribute_nanoseconds % NANOSECONDS),
     };
     node_fill_attributes(request, attributes, &entry->attr);
-    if (is_submount(share, node, parent))
+    if (submount)
         entry->attr.flags |= FUSE_ATTR_SUBMOUNT;
 }
 
@@ -177,16 +186,19 @@ int node_enter_again(struct request *request, struct node *node, struct fuse_ent
         return -ESTALE;
     const struct node *parent = node_parent(node);
     fill_entry(request, node, parent != NULL ? parent : node, &attributes, entry);
+    /* Who comes by "." or ".." is inside the mount already. */
+    entry->attr.flags &= ~FUSE_ATTR_SUBMOUNT;
     return 0;
 }
 
 /* ---- Changes of names ---- */
 
-struct node *node_before_removal(struct request *request, struct node *parent, const char *name)
+struct node *node_before_removal(struct request *request, struct node *parent, int parent_fd,
+                                 const char *name)
 {
     struct node *node = node_named(passthrough_of(request)->nodes, parent, name);
     if (node != NULL)
-        node_descriptor(request, node); /* without one it is ESTALE from then on; removing goes before */
+        node_hold(request, node, parent_fd, name);
     return node;
 }
 
@@ -200,7 +212,7 @@ void node_rename_begin(struct request *request, struct node_rename *rename)
 {
     struct node_table *table = passthrough_of(request)->nodes;
     if (!rename->exchange)
-        node_before_removal(request, rename->new_parent, rename->new_name);
+        node_before_removal(request, rename->new_parent, rename->new_parent_fd, rename->new_name);
     pthread_rwlock_rdlock(&table->renaming);
     rename->moved = node_named(table, rename->parent, rename->name);
     rename->replaced = node_named(table, rename->new_parent, rename->new_name);

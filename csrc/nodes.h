@@ -75,8 +75,9 @@ uint64_t node_device(const struct node *node);
 bool node_on_root_device(const struct node *node);
 
 /* For who changes names. Before a name is removed or replaced: the node that is known only by it gets its
- * descriptor. That node, or NULL where none is known. */
-struct node *node_before_removal(struct request *request, struct node *parent, const char *name);
+ * descriptor; parent_fd is the parent's. That node, or NULL where none is known. */
+struct node *node_before_removal(struct request *request, struct node *parent, int parent_fd,
+                                 const char *name);
 /* After it, with that node. */
 void node_after_removal(struct node *node, const struct node *parent, const char *name);
 /* Around a rename on the host: what was (parent, name) is now (new_parent, new_name), and the other way round
@@ -85,6 +86,7 @@ struct node_rename {
     struct node *parent;
     const char *name;
     struct node *new_parent;
+    int new_parent_fd;
     const char *new_name;
     bool exchange;
     struct node *moved; /* set by node_rename_begin; NULL: not known */

@@ -20,6 +20,9 @@
  * on Linux. */
 #define TRANSFER_MAX ((size_t)0x7ffff000)
 
+/* Most bytes that the kernel is asked to read by itself. */
+#define TRANSFER_ALONE ((size_t)128 * 1024)
+
 /* The least page size there is: a cached read that ends inside a page has met the end of the file; a direct
  * one that ends inside a sector likewise. */
 #define PAGE 4096U
@@ -237,16 +240,40 @@ static int32_t read_fully(struct request *request, const struct handle *handle, 
     return (int32_t)done;
 }
 
+/* What a read that the kernel did by itself comes to. All or nothing of it counts, and what surely met the end;
+ * the pool finds out what any other outcome means. */
+static int32_t read_outcome(struct request *request, int32_t moved)
+{
+    const struct request_transfer *transfer = &request->transfer;
+    if (moved == 0 || moved == (int32_t)transfer->size)
+        return moved;
+    struct iovec vector[CHAIN_VECTORS];
+    if (moved > 0 && reply_vectors(request, 0, transfer->size, vector) > 0 &&
+        is_end(transfer->offset + (uint64_t)moved, transfer->grain, vector, (size_t)moved))
+        return moved;
+    return REQUEST_WOULD_SLEEP;
+}
+
+/* A large read costs more for its copy than for its wait, which the pool's threads do beside the queue's. */
+static int32_t read_later(struct request *request, const struct handle *handle, size_t size, uint64_t offset,
+                          uint32_t grain)
+{
+    if (size <= TRANSFER_ALONE)
+        request->transfer = (struct request_transfer){
+            .fd = handle->fd, .grain = grain, .size = size, .offset = offset, .outcome = read_outcome};
+    return REQUEST_WOULD_SLEEP;
+}
+
 static int32_t read_without_sleep(struct request *request, struct handle *handle, size_t size,
                                   uint64_t offset)
 {
     if ((handle->flags & O_DIRECT) != 0)
-        return REQUEST_WOULD_SLEEP;
+        return read_later(request, handle, size, offset, SECTOR);
     uint32_t reading = known_reading(request, handle);
     if (reading == READING_UNKNOWN) {
         int32_t result = read_fully(request, handle, size, offset, RWF_NOWAIT);
         if (result != -EOPNOTSUPP)
-            return result == -EAGAIN ? REQUEST_WOULD_SLEEP : result;
+            return result == -EAGAIN ? read_later(request, handle, size, offset, PAGE) : result;
         reading = learn_reading(request, handle);
     }
     return reading == READING_IN_MEMORY ? read_fully(request, handle, size, offset, 0) : REQUEST_WOULD_SLEEP;

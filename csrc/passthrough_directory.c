@@ -95,19 +95,22 @@ static void flush(struct listing *listing)
     listing->pending = 0;
 }
 
+static bool is_dots(const char *name)
+{
+    return name[0] == '.' && (name[1] == 0 || (name[1] == '.' && name[2] == 0));
+}
+
 /* The attributes of an entry, with a lookup counted; nodeid 0 where the guest is to ask itself, as for one
  * that is gone. */
 static void fill_plus(struct listing *listing, const struct dirent64 *from, struct fuse_entry_out *entry,
                       uint32_t *type)
 {
     struct statx attributes;
-    *entry = (struct fuse_entry_out){0};
-    if (strcmp(from->d_name, ".") == 0 || strcmp(from->d_name, "..") == 0)
-        return;
-    if (statx(listing->fd, from->d_name, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, NODE_STATX_MASK,
-              &attributes) != 0)
-        return;
-    if (node_enter(listing->request, listing->directory, from->d_name, &attributes, entry) == 0)
+    int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
+    bool found = !is_dots(from->d_name) &&
+                 statx(listing->fd, from->d_name, flags, NODE_STATX_MASK, &attributes) == 0 &&
+                 node_enter(listing->request, listing->directory, from->d_name, &attributes, entry) == 0;
+    if (found)
         *type = (uint32_t)IFTODT(attributes.stx_mode);
     else
         *entry = (struct fuse_entry_out){0};

@@ -470,7 +470,7 @@ static int32_t remove_name(struct request *request, int dots, int dot, int flags
     int error = take_place_to_change(request, dots, &place);
     if (error != 0)
         return place.name != NULL && strcmp(place.name, ".") == 0 ? dot : error;
-    struct node *node = node_before_removal(request, place.parent, place.name);
+    struct node *node = node_before_removal(request, place.parent, place.fd, place.name);
     if (unlinkat(place.fd, place.name, flags) != 0)
         return -errno;
     node_after_removal(node, place.parent, place.name);
@@ -502,6 +502,7 @@ static int32_t rename_with(struct request *request, uint64_t new_directory, uint
     struct node_rename rename = {.parent = from.parent,
                                  .name = from.name,
                                  .new_parent = to.parent,
+                                 .new_parent_fd = to.fd,
                                  .new_name = to.name,
                                  .exchange = (flags & RENAME_EXCHANGE) != 0};
     node_rename_begin(request, &rename);

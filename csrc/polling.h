@@ -1,9 +1,10 @@
 /* How long an idle queue looks at its ring before it sleeps: learnt from how its waits went, never beyond a setting.
  *
- * Polling spares the driver's wake-up call and ours, while it waits for a reply to send the next request. It is worth
- * nothing where requests are rare, and does harm where the driver waits for the very processor that we poll on: then every
- * sleep is short, and no poll before one finds anything. So polls that find nothing are followed by ever more
- * sleeps without one. Belongs to one thread.
+ * Polling spares the driver's wake-up call and ours, while it waits for a reply to send the next request. To prove
+ * itself the window must reach past the driver's own waking up. It is worth nothing where requests are rare: there
+ * long sleeps close it. It does harm where the driver, or whoever else has work, waits for the very processor that we poll
+ * on: the poll gives way to them, and where that does not help every sleep is short and no poll before one finds
+ * anything. So polls that find nothing in time are followed by ever more sleeps without one. Belongs to one thread.
  */
 #pragma once
 #include <stdbool.h>
@@ -22,5 +23,5 @@ void polling_begin(struct polling *polling, uint64_t most);
 uint64_t polling_window(struct polling *polling);
 /* The poll found something. */
 void polling_found(struct polling *polling);
-/* It was slept for so long. */
+/* It was slept for so long; 0: there was something when sleep should have begun, after the window. */
 void polling_slept(struct polling *polling, uint64_t nanoseconds);

@@ -8,8 +8,10 @@
 #include "pool.h"
 #include "session.h"
 #include "sigbus.h"
+#include "uring.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,12 +230,9 @@ static void stage(struct queue *queue, struct batch *batch, const struct request
         flush(queue, batch);
 }
 
-/* Give a request that would sleep to the pool. 0, or the error to answer. */
-static int hand_over(struct queue *queue, const struct request *request)
+/* Give a detached request to the pool. 0; or the error to answer, and it stays the caller's. */
+static int give_to_pool(struct queue *queue, struct request *detached)
 {
-    struct request *detached = request_detach(request);
-    if (detached == NULL)
-        return -ENOMEM;
     pthread_mutex_lock(&queue->used_lock);
     queue->throttled = ++queue->in_flight >= QUEUE_IN_FLIGHT;
     queue->wake_at_half = queue->throttled;
@@ -246,11 +245,91 @@ static int hand_over(struct queue *queue, const struct request *request)
     pthread_mutex_lock(&queue->used_lock);
     queue->in_flight--;
     pthread_mutex_unlock(&queue->used_lock);
-    request_free(detached);
     return error;
 }
 
-/* Answer what was popped. False: the pool will. */
+/* The thread's ring, made when it is first of use. */
+static struct uring *find_uring(struct queue *queue)
+{
+    if (!queue->uring_tried && queue->environment->io_uring)
+        queue->uring = uring_create(queue->wake_fd);
+    queue->uring_tried = true;
+    return queue->uring;
+}
+
+/* Have a request that would sleep done by the kernel or by the pool. 0, or the error to answer. */
+static int hand_over(struct queue *queue, const struct request *request)
+{
+    struct request *detached = request_detach(request);
+    if (detached == NULL)
+        return -ENOMEM;
+    if (detached->transfer.size > 0) {
+        struct uring *uring = find_uring(queue);
+        if (uring != NULL && uring_stage(uring, detached))
+            return 0;
+    }
+    int error = give_to_pool(queue, detached);
+    if (error != 0)
+        request_free(detached);
+    return error;
+}
+
+/* Answer a detached request that is not on the pool; frees it. */
+static void finish_detached(struct queue *queue, struct batch *batch, struct request *request, int32_t result)
+{
+    request->log_writes = dirty_log_wanted(queue->environment->log);
+    request_finish(request, result);
+    stage(queue, batch, request);
+    request_free(request);
+}
+
+/* Submit the transfers that are staged; inside the epoch in which they were. */
+static void submit_transfers(struct queue *queue)
+{
+    if (queue->uring == NULL || !uring_has_staged(queue->uring))
+        return;
+    struct batch batch = {.count = 0, .limit = BATCH_RETURNS};
+    struct request *next = NULL;
+    for (struct request *request = uring_submit(queue->uring); request != NULL; request = next) {
+        next = request->next;
+        int error = give_to_pool(queue, request);
+        if (error != 0)
+            finish_detached(queue, &batch, request, error);
+    }
+    flush(queue, &batch);
+}
+
+/* Answer the requests whose transfers are done. */
+static void return_transfers(struct queue *queue)
+{
+    if (queue->uring == NULL || !uring_has_done(queue->uring))
+        return;
+    struct batch batch = {.count = 0, .limit = BATCH_RETURNS};
+    int32_t moved = 0;
+    for (struct request *request = uring_next(queue->uring, &moved); request != NULL;
+         request = uring_next(queue->uring, &moved)) {
+        int32_t result = request->transfer.outcome(request, moved);
+        if (result == REQUEST_WOULD_SLEEP) {
+            result = give_to_pool(queue, request);
+            if (result == 0)
+                continue;
+        }
+        finish_detached(queue, &batch, request, result);
+    }
+    flush(queue, &batch);
+}
+
+/* Before the thread ends: the kernel has guest memory, and our requests. */
+static void await_transfers(struct queue *queue)
+{
+    while (queue->uring != NULL && uring_is_busy(queue->uring)) {
+        if (!uring_wait(queue->uring))
+            uring_cancel(queue->uring);
+        return_transfers(queue);
+    }
+}
+
+/* Answer what was popped. False: it is answered later. */
 static bool answer(struct queue *queue, struct request *request, bool faulty)
 {
     int32_t result = request_begin(request, queue->scratch->arguments);
@@ -317,11 +396,17 @@ static bool serve_batch(struct queue *queue)
         }
         if (batch.count == 0)
             batch.limit = virtqueue_crowded(ring) ? BATCH_RETURNS : 1;
-        if (answer(queue, request, result == VIRTQUEUE_FAULTY))
-            stage(queue, &batch, request);
-        else if (queue->throttled)
-            break;
+        if (!answer(queue, request, result == VIRTQUEUE_FAULTY)) {
+            if (queue->throttled)
+                break;
+            continue;
+        }
+        stage(queue, &batch, request);
+        /* Transfers that come together are submitted together; who is answered at once may take its time. */
+        submit_transfers(queue);
+        return_transfers(queue);
     }
+    submit_transfers(queue);
     flush(queue, &batch);
     epoch_leave(epochs, &queue->reader);
     tell_unmapped_buffers(queue);
@@ -399,7 +484,14 @@ static void relax(void)
 #endif
 }
 
-/* Look at the ring for a while before sleeping. True: there is something. */
+static bool has_done_transfers(const struct queue *queue)
+{
+    return queue->uring != NULL && uring_has_done(queue->uring);
+}
+
+/* Look at the ring for a while before sleeping. True: there is something. The driver may wait for our processor: it is
+ * offered again and again, which costs little where nobody takes it. What comes after the window counts as a poll in
+ * vain, lest we give way to strangers for their whole time slices. */
 static bool poll_ring(struct queue *queue)
 {
     uint64_t window = polling_window(&queue->polling);
@@ -408,12 +500,13 @@ static bool poll_ring(struct queue *queue)
     uint64_t until = now() + window;
     do {
         for (int i = 0; i < 16; i++) {
-            if (virtqueue_has(&queue->ring) || interrupted(queue)) {
+            if (virtqueue_has(&queue->ring) || interrupted(queue) || has_done_transfers(queue)) {
                 polling_found(&queue->polling);
                 return true;
             }
             relax();
         }
+        sched_yield();
     } while (now() < until);
     return false;
 }
@@ -451,13 +544,12 @@ static void idle(struct queue *queue)
 {
     if (poll_ring(queue))
         return;
-    if (!virtqueue_enable_notifications(&queue->ring)) {
-        bool measured = queue->polling.most > 0;
-        uint64_t before = measured ? now() : 0;
+    bool measured = queue->polling.most > 0;
+    uint64_t before = measured ? now() : 0;
+    if (!virtqueue_enable_notifications(&queue->ring))
         sleep_until_kicked(queue);
-        if (measured)
-            polling_slept(&queue->polling, now() - before);
-    }
+    if (measured)
+        polling_slept(&queue->polling, now() - before);
     virtqueue_disable_notifications(&queue->ring);
 }
 
@@ -492,6 +584,7 @@ static void serve(struct queue *queue)
         if (atomic_load_explicit(&queue->call_again, memory_order_relaxed) &&
             atomic_exchange_explicit(&queue->call_again, false, memory_order_acquire))
             signal_call(queue);
+        return_transfers(queue);
         if (!queue->running || !still_mapped(queue) || still_throttled(queue))
             sleep_until_kicked(queue);
         else if (epoch_crowded(epochs))
@@ -513,6 +606,10 @@ void *queue_main(void *argument)
         break_ring(queue, -error, "its thread could not be prepared");
     epoch_add_reader(&environment->session->epochs, &queue->reader);
     serve(queue);
+    await_transfers(queue);
+    uring_destroy(queue->uring);
+    queue->uring = NULL;
+    queue->uring_tried = false;
     epoch_remove_reader(&environment->session->epochs, &queue->reader);
     free(queue->scratch);
     queue->scratch = NULL;

@@ -23,6 +23,7 @@ struct events;
 struct pool;
 struct session;
 struct dirty_log;
+struct uring;
 
 /* What the rings of a device share; read by their threads, written before the first of them runs. */
 struct queue_environment {
@@ -31,6 +32,7 @@ struct queue_environment {
     struct events *events;
     struct dirty_log *log;
     uint64_t poll_nanoseconds;
+    bool io_uring;            /* may be used */
     int proc_self_fd;         /* for credentials_prepare_thread; -1: not needed */
     _Atomic bool memory_gone; /* told already */
 };
@@ -81,6 +83,8 @@ struct queue {
 
     alignas(128) struct epoch_reader reader; /* the queue thread's, as the next ones */
     struct queue_scratch *scratch;
+    struct uring *uring; /* NULL: none was needed yet, or there is none to have */
+    bool uring_tried;
     bool running; /* the ring is mapped, enabled and sound */
     bool broken;
     bool unmapped_told;

@@ -53,6 +53,7 @@ int request_begin(struct request *request, uint8_t *buffer)
     request->filesystem = NULL;
     request->used_length = 0;
     request->pins = 0;
+    request->transfer.size = 0;
     if (chain->readable_size < sizeof(struct fuse_in_header))
         return -EIO;
     size_t first = sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in);

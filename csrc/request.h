@@ -49,6 +49,18 @@ struct chain {
 
 typedef int32_t operation(struct request *request);
 
+/* What an operation that says REQUEST_WOULD_SLEEP would have read into its reply, from the payload's start: the
+ * kernel may do that by itself (uring.h) instead of a thread of the pool. */
+struct request_transfer {
+    int fd;         /* open until the request's epoch is left */
+    uint32_t grain; /* of the operation's own, for `outcome` */
+    size_t size;    /* bytes; 0: there is no such transfer */
+    uint64_t offset;
+    /* The request's result, of the bytes moved or a negative errno; REQUEST_WOULD_SLEEP: the pool is to run the
+     * request from its start. Called outside epochs. */
+    int32_t (*outcome)(struct request *request, int32_t moved);
+};
+
 #define REQUEST_PINS 4
 
 struct request {
@@ -69,6 +81,7 @@ struct request {
     uint32_t used_length;          /* set by request_finish */
     uint32_t pins;
     _Atomic uint32_t *pinned[REQUEST_PINS];
+    struct request_transfer transfer;
     struct queue *queue;  /* the ring it came from, which takes the answer of the pool */
     struct request *next; /* in the list of who has it */
     int32_t result;       /* an operation's, for `complete` */

@@ -10,6 +10,7 @@ from vhostfs.config.model import (
     MOUNT_DESCRIPTORS_MINIMUM,
     Configuration,
     DeviceSettings,
+    IoUring,
     LockOwner,
     PassthroughSettings,
 )
@@ -106,6 +107,7 @@ def make_device(
                 queues=offer(settings).queue_limit,
                 pool_threads=settings.pool_threads,
                 poll_nanoseconds=settings.poll_microseconds * 1000,
+                io_uring=settings.io_uring is IoUring.AUTO,
             ),
             session_options(root),
         )

@@ -75,6 +75,30 @@ static int32_t mock_setlkw(struct request *request)
     return -EINTR;
 }
 
+_Atomic int mock_pipe = -1;
+
+static int32_t mock_outcome(struct request *request, int32_t moved)
+{
+    (void)request;
+    return moved == MOCK_PIECE ? moved : REQUEST_WOULD_SLEEP;
+}
+
+static int32_t mock_readlink(struct request *request)
+{
+    if (!request_may_sleep(request)) {
+        request->transfer = (struct request_transfer){
+            .fd = mock_pipe, .size = MOCK_PIECE, .offset = UINT64_MAX, .outcome = mock_outcome};
+        return REQUEST_WOULD_SLEEP;
+    }
+    uint8_t piece[MOCK_PIECE];
+    ssize_t got = -1;
+    atomic_fetch_add(&sleeping, 1);
+    while (got < 0 && !atomic_load(request->cancelled))
+        got = read(mock_pipe, piece, sizeof(piece));
+    atomic_fetch_sub(&sleeping, 1);
+    return got < 0 ? -EINTR : reply_bytes(request, piece, sizeof(piece));
+}
+
 static int32_t mock_forget(struct request *request)
 {
     (void)request;
@@ -82,8 +106,9 @@ static int32_t mock_forget(struct request *request)
 }
 
 static operation *const mock_operations[FUSE_OPCODES] = {
-    [FUSE_GETATTR] = mock_getattr, [FUSE_READ] = mock_read,     [FUSE_WRITE] = mock_write,
-    [FUSE_FSYNC] = mock_fsync,     [FUSE_SETLKW] = mock_setlkw, [FUSE_FORGET] = mock_forget,
+    [FUSE_GETATTR] = mock_getattr,   [FUSE_READ] = mock_read,     [FUSE_WRITE] = mock_write,
+    [FUSE_FSYNC] = mock_fsync,       [FUSE_SETLKW] = mock_setlkw, [FUSE_FORGET] = mock_forget,
+    [FUSE_READLINK] = mock_readlink,
 };
 
 static void mock_begin(struct filesystem *filesystem, uint64_t flags)
@@ -143,6 +168,7 @@ void guest_create(struct guest *guest, const struct guest_options *options)
         .queues = options->queues,
         .pool_threads = options->pool_threads,
         .poll_nanoseconds = options->poll_nanoseconds,
+        .io_uring = options->io_uring,
     };
     struct vhostfs_session_options session = {
         .init_flags = UINT64_MAX, .max_write = 1 << 20, .max_readahead = 1 << 20, .max_pages = 256};

@@ -4,6 +4,8 @@
  *   GETATTR   a fuse_attr_out whose ino is the nodeid
  *   READ      `size` bytes, each the low byte of its offset
  *   WRITE     the sum of the bytes written, as fuse_write_out's size
+ *   READLINK  MOCK_PIECE bytes of the pipe mock_pipe, by a transfer of the kernel's; on the pool, as a sleeper that
+ *             the stop of the ring ends, where that cannot be
  *   FSYNC     sleeps on the pool until mock_wake
  *   SETLKW    sleeps on the pool until the ring is stopped: EINTR
  *   FORGET    no reply
@@ -32,6 +34,7 @@ struct guest_options {
     uint32_t queues;
     uint32_t pool_threads;
     uint64_t poll_nanoseconds;
+    bool io_uring;
     uint64_t features; /* SET_FEATURES, beside those of the rings */
 };
 
@@ -124,6 +127,9 @@ const struct fuse_out_header *driver_reply(const struct driver *driver, uint16_t
 int32_t driver_call(struct driver *driver, uint32_t opcode, uint64_t nodeid, const void *body, size_t size);
 /* INIT, as Linux sends it. */
 void driver_init(struct driver *driver);
+
+#define MOCK_PIECE 8
+extern _Atomic int mock_pipe; /* the end that is read; the test's */
 
 /* The mock file system's sleepers: how many there are now, and wake one. */
 uint32_t mock_sleeping(void);

@@ -1,7 +1,7 @@
 /* Promises of descriptors and memory: however many files a guest knows, few are open, and each is found again. */
 #define _GNU_SOURCE 1
 #include "check.h"
-#include "loopback.h"
+#include "knowing_guest.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,55 +13,6 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static struct loopback loopback;
-static struct loopback_thread guest;
-
-static void begin(uint64_t budget)
-{
-    struct vhostfs_passthrough_options options = loopback_options();
-    options.descriptor_budget = budget;
-    loopback_create(&loopback, &options, 0);
-    loopback_attach(&loopback, &guest);
-    guest.uid = geteuid();
-    guest.gid = getegid();
-}
-
-static void end(void)
-{
-    loopback_detach(&guest);
-    loopback_destroy(&loopback);
-}
-
-static void host_file(const char *path)
-{
-    int fd = openat(loopback.root_fd, path, O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
-    CHECK(fd >= 0);
-    close(fd);
-}
-
-static void host_directory(const char *path)
-{
-    CHECK_EQUAL(mkdirat(loopback.root_fd, path, 0755), 0);
-}
-
-static void host_rename(const char *from, const char *to)
-{
-    CHECK_EQUAL(renameat(loopback.root_fd, from, loopback.root_fd, to), 0);
-}
-
-static struct fuse_entry_out look_up(uint64_t parent, const char *name)
-{
-    struct fuse_entry_out entry;
-    CHECK_EQUAL(loopback_lookup(&guest, parent, name, &entry), 0);
-    return entry;
-}
-
-static int ask(uint64_t nodeid)
-{
-    struct fuse_attr attributes;
-    return loopback_getattr(&guest, nodeid, &attributes);
-}
 
 #define MANY 10000
 #define A_DIRECTORY 100
@@ -399,6 +350,59 @@ static void open_files_leave_descriptors_for_the_rest(void)
     in_child(open_all_that_can_be_opened);
 }
 
+/* The guest removes a name that means another file by then: its node is the file that it looked up, or stale. */
+static void replace_and_remove(bool file_handles)
+{
+    begin(16);
+    loopback.share->file_handles = file_handles && loopback.share->file_handles;
+    bool found_again = loopback.share->file_handles;
+    host_file("f");
+    struct fuse_entry_out entry = look_up(1, "f");
+    host_rename("f", "moved");
+    host_file("f");
+    CHECK_EQUAL(loopback_unlink(&guest, 1, "f"), 0);
+    struct fuse_attr attributes;
+    CHECK_EQUAL(loopback_getattr(&guest, entry.nodeid, &attributes), found_again ? 0 : -ESTALE);
+    if (found_again)
+        CHECK_EQUAL(attributes.ino, entry.attr.ino);
+    struct fuse_setattr_in in = {.valid = FATTR_MODE, .mode = 0600};
+    CHECK((loopback_send(&guest, FUSE_SETATTR, entry.nodeid, &in, sizeof(in), NULL, NULL) > 0) ==
+          found_again);
+    end();
+}
+
+static void a_name_that_the_host_replaced_before_it_was_removed_lends_no_node_another_file(void)
+{
+    replace_and_remove(true);
+    replace_and_remove(false);
+}
+
+static void removals_that_the_host_refuses_take_no_descriptors_from_others(void)
+{
+    begin(16);
+    struct fuse_entry_out entry;
+    for (unsigned int i = 0; i < A_DIRECTORY; i++) {
+        char name[16];
+        char inner[32];
+        name_of(i, name);
+        snprintf(inner, sizeof(inner), "%s/inner", name);
+        host_directory(name);
+        host_file(inner);
+        look_up(1, name);
+    }
+    for (unsigned int i = 0; i < A_DIRECTORY; i++) {
+        char name[16];
+        name_of(i, name);
+        CHECK_EQUAL(loopback_rmdir(&guest, 1, name), -ENOTEMPTY);
+    }
+    uint64_t fh;
+    CHECK_EQUAL(loopback_create_file(&guest, 1, "f", O_RDWR, 0600, &entry, &fh), 0);
+    CHECK_EQUAL(loopback_release(&guest, entry.nodeid, fh), 0);
+    CHECK_EQUAL(loopback_unlink(&guest, 1, "f"), 0);
+    CHECK_EQUAL(ask(entry.nodeid), 0);
+    end();
+}
+
 static void what_a_sleeping_request_holds_stays(void)
 {
     begin(16);
@@ -615,6 +619,8 @@ int main(void)
     PROMISE(what_the_host_moved_is_ESTALE_without);
     PROMISE(what_the_host_moves_out_of_the_share_leads_nowhere_else);
     PROMISE(unlinked_files_keep_their_descriptors_and_the_rest_goes_on);
+    PROMISE(a_name_that_the_host_replaced_before_it_was_removed_lends_no_node_another_file);
+    PROMISE(removals_that_the_host_refuses_take_no_descriptors_from_others);
     PROMISE(what_a_sleeping_request_holds_stays);
     PROMISE(descriptors_of_forgotten_directories_count_until_they_are_closed);
     PROMISE(a_process_that_may_open_less_than_the_budget_goes_on);

@@ -67,6 +67,20 @@ static void a_driver_that_moves_to_another_processor_is_polled_for_again(void)
     CHECK_EQUAL(wait_often(&polling, 100, 5000, false), 100 * 5000);
 }
 
+/* The poll gave way to another thread, and came back after its window to find that a request waits. */
+static void what_is_found_too_late_is_a_poll_in_vain(void)
+{
+    struct polling polling;
+    polling_begin(&polling, MOST);
+    wait_often(&polling, 100, 5000, false);
+    uint32_t polls = 0;
+    for (int i = 0; i < 10000; i++) {
+        polls += polling_window(&polling) > 0;
+        polling_slept(&polling, 0);
+    }
+    CHECK(polls > 0 && polls <= 30);
+}
+
 static void a_poll_in_vain_now_and_then_does_no_harm(void)
 {
     struct polling polling;
@@ -86,6 +100,7 @@ int main(void)
     PROMISE(a_slow_driver_is_not_polled_for);
     PROMISE(a_driver_on_our_processor_is_soon_left_alone);
     PROMISE(a_driver_that_moves_to_another_processor_is_polled_for_again);
+    PROMISE(what_is_found_too_late_is_a_poll_in_vain);
     PROMISE(a_poll_in_vain_now_and_then_does_no_harm);
     return 0;
 }

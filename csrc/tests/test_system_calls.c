@@ -129,7 +129,7 @@ static const struct cost {
     {"open, release", open_and_release, 2},
     {"chmod", chmod_file, 2},
     {"statfs", statfs_root, 1},
-    {"create, write, release, unlink, forget", create_write_release_unlink, 8},
+    {"create, write, release, unlink, forget", create_write_release_unlink, 7},
     {"mkdir, rmdir, forget", mkdir_rmdir, 5},
     {"rename there and back", rename_there_and_back, 2},
     {"readdirplus of 50 files, from the start", list_50_with_attributes, 53},

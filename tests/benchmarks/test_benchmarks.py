@@ -11,8 +11,8 @@ import pytest
 from benchmarks import comparison
 from benchmarks.daemons import find, running
 from benchmarks.guest import Guest, PageFile, WrongReplyError, bare_cost
-from benchmarks.report import goals
 from benchmarks.share import FILES, Share, make_share
+from benchmarks.targets import goals
 from benchmarks.workloads import BY_NAME, WORKLOADS
 
 SECONDS = 0.01

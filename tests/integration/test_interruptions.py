@@ -112,7 +112,7 @@ def test_packed_rings_carry_a_share_and_survive_a_pause(qemu: QemuLane, tmp_path
     """A device with packed=on serves by packed rings, also after the machine was stopped and continued."""
     directory = tmp_path / "share"
     directory.mkdir()
-    with Daemon(tmp_path, directory, "share", packed=True) as daemon, qemu.own_guest([daemon]) as guest:
+    with Daemon(tmp_path, directory, "share", packed=True) as daemon, qemu.guest_with([daemon]) as guest:
         place = guest.mount("share")
         # VIRTIO_F_RING_PACKED is bit 34; the guest's Debian is on a device with split rings.
         packed = guest.run("cut -c 35 /sys/bus/virtio/drivers/virtiofs/virtio*/features").split()

@@ -1,4 +1,4 @@
-"""What the daemon's options give a guest: attributes, lists, locks, collected writes, sandboxes."""
+"""What the daemon's options give a guest: attributes, lists, locks, collected writes, sandboxes, mounts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import fcntl
 import hashlib
 import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 
+from tests.guests.daemon import Daemon
 from tests.integration.conftest import MountShares
 from tests.integration.fio import fio
+from tests.integration.lanes import Lane
 
 
 @pytest.mark.parametrize("sandbox", ["namespace", "chroot", "none"])
@@ -92,3 +95,19 @@ def test_writes_that_the_guest_collects_reach_the_host_when_it_synchronises(
     (file,) = share.host.glob("job*")
     checksum = guest.run(f"sync && sha256sum <{place}/{file.name}").split()[0]
     assert hashlib.sha256(file.read_bytes()).hexdigest() == checksum
+
+
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_what_the_guest_has_over_a_mount_of_the_host_stays(lane: Lane, cache: str, tmp_path: Path) -> None:
+    """Neither names asked for anew nor listings with attributes detach what is mounted there."""
+    with (
+        Daemon(tmp_path, Path("/"), "whole", "--readonly", f"--cache={cache}") as daemon,
+        lane.guest_with([daemon]) as guest,
+    ):
+        place = guest.mount("whole", "ro")
+        # Linux itself mounts a mount of the host when somebody goes there.
+        inside = f"{place}/proc/sys"
+        assert guest.run(f"cd {inside} && ls -l {place} {inside} >/dev/null && pwd -P") == f"{inside}\n"
+        guest.run(f"mount -t tmpfs over {place}/proc && echo mine >{place}/proc/file && ls -l {place}")
+        assert guest.run(f"cat {place}/proc/file") == "mine\n"
+        guest.run(f"umount -R {place}")

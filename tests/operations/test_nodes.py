@@ -39,6 +39,13 @@ def test_the_root_is_node_1_by_dot_and_dot_dot(mount: Mount) -> None:
     assert mount.client.lookup(directory, b"..").nodeid == 1
 
 
+def test_the_root_has_generation_0_as_linux_has_it(mount: Mount) -> None:
+    """At another one a recent kernel warns, and an older one takes its own root for stale and gives it up."""
+    (mount.directory / "dir").mkdir()
+    assert mount.client.lookup(1, b".").generation == 0
+    assert mount.client.lookup(mount.node("dir"), b"..").generation == 0
+
+
 def test_dot_dot_leads_to_a_parent_that_the_guest_has_forgotten(mount: Mount) -> None:
     (mount.directory / "a" / "b").mkdir(parents=True)
     outer = mount.client.lookup(1, b"a")

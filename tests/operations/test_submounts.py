@@ -15,6 +15,7 @@ from tests.frontend.daemons import running_daemon
 from tests.operations.shares import PEER, TAG, Mount, Share, remounted
 from tests.operations.twins import errno_of
 from vhostfs.fuse_abi.flags import AttrFlags
+from vhostfs.fuse_abi.structures import EntryOut
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare(1) is not installed"),
@@ -68,6 +69,48 @@ def test_a_mount_is_announced_in_listings_too(tmp_path: Path) -> None:
             if entry.name in {b"mounted", b"file"} and entry.entry is not None and entry.entry.nodeid:
                 announced = bool(entry.entry.attr.flags & AttrFlags.SUBMOUNT)
                 assert announced == (entry.name == b"mounted")
+
+
+def announced(mount: Mount) -> list[EntryOut]:
+    """Return what a lookup and a listing say of the mount."""
+    listed = {entry.name: entry.entry for entry in mount.client.list_directory(1, plus=True)}[b"mounted"]
+    assert listed is not None
+    return [mount.client.lookup(1, b"mounted"), listed]
+
+
+def same(entry: EntryOut) -> tuple[int, int, int]:
+    """Return what the guest compares, when it asks again, with what it was told first."""
+    return entry.nodeid, entry.generation, entry.attr.flags
+
+
+@pytest.mark.parametrize("options", [[], ["--rlimit-nofile=256"]])
+def test_a_mount_is_the_same_whenever_the_guest_asks(options: list[str], tmp_path: Path) -> None:
+    """Linux has such an inode as generation 0, and detaches what is mounted there at any other answer."""
+    with mounted_over_tmpfs(tmp_path, "--sandbox=none", *options) as mount:
+        for index in range(300):
+            (mount.directory / f"dir{index}").mkdir()
+        first = mount.client.lookup(1, b"mounted")
+        expected = (first.nodeid, 0, AttrFlags.SUBMOUNT)
+        assert same(first) == expected
+        # With few descriptors, those before these go.
+        for index in range(300):
+            mount.client.lookup(1, f"dir{index}".encode())
+        assert [same(entry) for entry in announced(mount)] == [expected, expected]
+        mount.client.forget(first.nodeid, 2)
+        assert [same(entry) for entry in announced(mount)] == [expected, expected]
+        mount.client.forget(first.nodeid, 3)
+        mount.client.lookup(1, b"file")
+        again = announced(mount)
+        assert same(again[0]) == same(again[1]) == (again[0].nodeid, 0, AttrFlags.SUBMOUNT)
+
+
+def test_a_mount_is_not_announced_to_who_comes_from_inside(tmp_path: Path) -> None:
+    """By '.' and '..' the guest finds the root of the mounted file system, which it has as generation 0."""
+    with mounted_over_tmpfs(tmp_path, "--sandbox=none") as mount:
+        point = mount.node("mounted")
+        inside = mount.client.lookup(point, b"dir").nodeid
+        assert same(mount.client.lookup(point, b".")) == (point, 0, 0)
+        assert same(mount.client.lookup(inside, b"..")) == (point, 0, 0)
 
 
 def test_a_mount_is_not_announced_where_that_is_not_wanted(tmp_path: Path) -> None:

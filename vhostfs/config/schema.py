@@ -186,6 +186,7 @@ class DevicePart(Part):
     packed: bool = False
     poll_microseconds: Annotated[int, Field(ge=0, le=1_000_000)] = model.POLL_MICROSECONDS
     pool_threads: Annotated[int, Field(ge=1, le=1024)] = model.POOL_THREADS
+    io_uring: Annotated[model.IoUring, Field(strict=False)] = model.IoUring.AUTO
 
     @field_validator("tag")
     @classmethod
@@ -213,6 +214,7 @@ class DevicePart(Part):
             packed=self.packed,
             poll_microseconds=self.poll_microseconds,
             pool_threads=self.pool_threads,
+            io_uring=self.io_uring,
         )
 
 

@@ -19,12 +19,14 @@ from vhostfs._core import ffi, lib
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """The size of a device: the rings that it can serve (2 to 65535), its most pool threads, its polling."""
+    """The size of a device: the rings that it can serve (2 to 65535), its most pool threads, how it waits."""
 
     queues: int
     pool_threads: int = 64
     poll_nanoseconds: int = 0
     """How long an idle queue thread polls before it sleeps."""
+    io_uring: bool = True
+    """Whether queue threads may use io_uring, where the host has it and allows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,12 @@ class Device:
             lib.vhostfs_device_create(
                 ffi.new(
                     "struct vhostfs_device_options *",
-                    (options.queues, options.pool_threads, options.poll_nanoseconds),
+                    (
+                        options.queues,
+                        options.pool_threads,
+                        options.poll_nanoseconds,
+                        options.io_uring,
+                    ),
                 ),
                 ffi.new(
                     "struct vhostfs_session_options *",

@@ -15,6 +15,7 @@ from vhostfs.config.model import (
     DeviceSettings,
     IdRange,
     InheritedSocket,
+    IoUring,
     LockOwner,
     Locks,
     LogDestination,
@@ -91,8 +92,9 @@ def test_what_is_not_said_is_as_virtiofsd_has_it() -> None:
                 tag=None,
                 request_queues=1,
                 packed=False,
-                poll_microseconds=20,
+                poll_microseconds=60,
                 pool_threads=64,
+                io_uring=IoUring.AUTO,
             ),
         ),
         sandbox=SandboxSettings(SandboxMode.NAMESPACE, (), ()),
@@ -111,6 +113,7 @@ def test_what_is_not_said_is_as_virtiofsd_has_it() -> None:
         ("packed: true", "packed", True),
         ("poll_microseconds: 50", "poll_microseconds", 50),
         ("pool_threads: 1", "pool_threads", 1),
+        ("io_uring: never", "io_uring", IoUring.NEVER),
     ],
 )
 def test_keys_of_a_device(lines: str, attribute: str, value: object) -> None:
@@ -219,11 +222,12 @@ def test_keys_of_the_daemon(lines: str, attribute: str, value: object) -> None:
             "poll_microseconds: -1",
             "f:3:24: devices[0].poll_microseconds: should be greater than or equal to 0",
         ),
+        ("io_uring: always", "f:3:15: devices[0].io_uring: should be 'auto' or 'never'"),
         ("queues: 2", "f:3:5: devices[0].queues: unknown key; did you mean request_queues?"),
         (
             "colour: red",
             "f:3:5: devices[0].colour: unknown key; known here: socket, mounts, tag, request_queues, packed,"
-            " poll_microseconds, pool_threads",
+            " poll_microseconds, pool_threads, io_uring",
         ),
     ],
 )
