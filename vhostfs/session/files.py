@@ -272,7 +272,7 @@ def _ranges(parts: Parts) -> dict[int, Operation]:
     ) -> tuple[Any, Any]:
         fh, offset, length, mode = _FALLOCATE_IN.unpack_from(batch, at)
         checked_offset(offset, length)
-        return filesystem.fallocate(caller, node, file(fh, node), offset, length, mode), None
+        return filesystem.fallocate(caller, node, file(fh, node), mode, offset, length), None
 
     def begin_lseek(
         _token: int, caller: Caller, node: int, batch: memoryview, at: int, _end: int, _room: int, _data: int

@@ -104,6 +104,7 @@ class KernelClient:
         self.caller = ROOT_CALLER
         """Who asks from now on."""
         self._unique = 0
+        self._asked = 0
 
     # ---- Requests ----
 
@@ -130,6 +131,8 @@ class KernelClient:
     ) -> Request:
         """Send a request and return it; `finish` waits for its answer."""
         self._unique += 2
+        if answered:
+            self._asked = self._unique
         caller = self.caller
         header = InHeader(
             InHeader.SIZE + len(arguments) + len(extensions) + len(data),
@@ -171,7 +174,7 @@ class KernelClient:
 
     def interrupt(self, unique: int | None = None) -> None:
         """Interrupt a request by its number, the last one's if none is given (INTERRUPT)."""
-        body = InterruptIn(self._unique if unique is None else unique).pack()
+        body = InterruptIn(self._asked if unique is None else unique).pack()
         self.start(Opcode.INTERRUPT, 0, body, room=0, answered=False)
 
     def cancel(self, request: Request) -> None:
