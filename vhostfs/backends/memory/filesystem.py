@@ -206,7 +206,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         return self._added(directory, name, Symlink(number, caller.uid, _group(caller, directory), target))
 
     def link(self, caller: Caller, node: int, parent: int, name: str) -> Entry:
-        """Give a node one more name. EPERM for a directory, ENOENT where it has none left to share."""
+        """Give a node one more name. EPERM for a directory, ENOENT for what has lost its last."""
         found = self._node(node)
         directory = self._place(parent, name)
         if isinstance(found, Directory):
@@ -218,6 +218,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         if found.nlink:
             self._space.take_bookkeeping(INODE)
         found.nlink += 1
+        found.linkable = False
         found.changed()
         return self._added(directory, name, found)
 

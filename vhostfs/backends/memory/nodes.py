@@ -52,8 +52,8 @@ class Node:
         self.known = False
         """Whether the kernel may hold lookups of it."""
         self.opens = 0
-        self.linkable = True
-        """Whether it may be given a name though it has none (false for O_TMPFILE with O_EXCL)."""
+        self.linkable = False
+        """Whether it may be given a first name (O_TMPFILE without O_EXCL)."""
 
     @property
     def size(self) -> int:

@@ -1,0 +1,1 @@
+"""What every file system promises, whatever serves it and however it is reached."""

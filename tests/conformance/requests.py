@@ -1,0 +1,273 @@
+"""A directory behind FUSE requests: calls made of them as Linux makes them, through any client.
+
+The client may be a front-end's, over a ring to a daemon, or one in this process. Names are looked up each
+time and forgotten afterwards. What Linux checks before it asks is not checked here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from tests.conformance.place import OpenFile, Place
+from tests.frontend.client import Caller, FuseClient
+from vhostfs.filesystem import Attr, StatFs
+from vhostfs.fuse_abi.flags import FsyncFlags, SetattrValid, WriteFlags
+from vhostfs.fuse_abi.opcodes import ROOT_ID
+from vhostfs.fuse_abi.structures import EntryOut, SetattrIn
+from vhostfs.testing import file_attr
+
+_U64 = (1 << 64) - 1
+_LISTED_AT_ONCE = 512
+_LISTED_PLUS_AT_ONCE = 1024
+
+
+class RequestFile(OpenFile):
+    """A handle, and a lookup of its node."""
+
+    def __init__(self, place: RequestPlace, node: int, fh: int, flags: int) -> None:
+        self._place = place
+        self._client = place.client
+        self.node = node
+        self.fh = fh
+        self._flags = flags
+
+    def stat(self) -> Attr:
+        return file_attr(self._client.getattr(self.node, self.fh).attr)
+
+    def read(self, size: int, offset: int = 0) -> bytes:
+        return self._client.read(self.node, self.fh, size, offset & _U64)
+
+    def write(self, data: bytes, offset: int = 0) -> int:
+        if not data:
+            return 0
+        if self._flags & os.O_APPEND:
+            offset = self.stat().size
+        kill = WriteFlags.KILL_SUIDGID if self._place.unprivileged else 0
+        return self._client.write(
+            self.node, self.fh, data, offset & _U64, write_flags=int(kill), flags=self._flags
+        )
+
+    def truncate(self, size: int) -> None:
+        self._client.truncate(self.node, size & _U64, self.fh, kill=self._place.unprivileged)
+
+    def fallocate(self, mode: int, offset: int, length: int) -> None:
+        self._client.fallocate(self.node, self.fh, mode, offset & _U64, length & _U64)
+
+    def seek(self, offset: int, whence: int) -> int:
+        return self._client.lseek(self.node, self.fh, offset & _U64, whence)
+
+    def copy_to(self, offset: int, target: OpenFile, target_offset: int, length: int) -> int:
+        assert isinstance(target, RequestFile)
+        return self._client.copy_file_range_64(
+            (self.node, self.fh, offset), (target.node, target.fh, target_offset), length
+        )
+
+    def link(self, path: str) -> None:
+        with self._place.parent(path) as (parent, name):
+            self._place.forget(self._client.link(self.node, parent, name))
+
+    def sync(self, *, data_only: bool = False) -> None:
+        try:
+            self._client.fsync(self.node, self.fh, FsyncFlags.FDATASYNC if data_only else 0)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+
+    def close(self) -> None:
+        self._client.release(self.node, self.fh)
+        self._client.forget(self.node)
+
+
+class RequestPlace(Place):
+    """The root of a mount. '..' and links in the middle of paths are not followed."""
+
+    def __init__(self, client: FuseClient, differences: frozenset[str] = frozenset()) -> None:
+        self.client = client
+        self.differences = differences
+
+    def as_user(self, uid: int, gid: int) -> RequestPlace:
+        return RequestPlace(self.client.as_caller(Caller(uid, gid)), self.differences)
+
+    @property
+    def unprivileged(self) -> bool:
+        """Tell whether the caller has no CAP_FSETID."""
+        return self.client.caller.uid != 0
+
+    def forget(self, entry: EntryOut) -> None:
+        """Give back the lookup that came with an entry."""
+        self.client.forget(entry.nodeid)
+
+    @contextmanager
+    def node(self, path: str) -> Iterator[int]:
+        """Hold the node of a path."""
+        node = ROOT_ID
+        for name in filter(None, path.split("/")):
+            try:
+                entry = self.client.lookup(node, os.fsencode(name))
+            finally:
+                if node != ROOT_ID:
+                    self.client.forget(node)
+            if entry.nodeid == 0:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            node = entry.nodeid
+        try:
+            yield node
+        finally:
+            if node != ROOT_ID:
+                self.client.forget(node)
+
+    @contextmanager
+    def parent(self, path: str) -> Iterator[tuple[int, bytes]]:
+        """Hold the directory of a path; yield its node, and the last name."""
+        directory, _, name = path.rpartition("/")
+        with self.node(directory) as node:
+            yield node, os.fsencode(name)
+
+    def stat(self, path: str = "") -> Attr:
+        with self.node(path) as node:
+            return file_attr(self.client.getattr(node).attr)
+
+    def mkdir(self, path: str, mode: int = 0o755) -> None:
+        with self.parent(path) as (parent, name):
+            self.forget(self.client.mkdir(parent, name, mode))
+
+    def mknod(self, path: str, mode: int, rdev: int = 0) -> None:
+        with self.parent(path) as (parent, name):
+            self.forget(self.client.mknod(parent, name, mode, rdev))
+
+    def symlink(self, target: str, path: str) -> None:
+        with self.parent(path) as (parent, name):
+            self.forget(self.client.symlink(parent, name, os.fsencode(target)))
+
+    def readlink(self, path: str) -> str:
+        with self.node(path) as node:
+            return os.fsdecode(self.client.readlink(node))
+
+    def link(self, path: str, new_path: str) -> None:
+        with self.node(path) as node, self.parent(new_path) as (parent, name):
+            self.forget(self.client.link(node, parent, name))
+
+    def unlink(self, path: str) -> None:
+        with self.parent(path) as (parent, name):
+            self.client.unlink(parent, name)
+
+    def rmdir(self, path: str) -> None:
+        with self.parent(path) as (parent, name):
+            self.client.rmdir(parent, name)
+
+    def rename(self, path: str, new_path: str, flags: int = 0) -> None:
+        with self.parent(path) as (parent, name), self.parent(new_path) as (new_parent, new_name):
+            self.client.rename2(parent, name, new_parent, new_name, flags)
+
+    def chmod(self, path: str, mode: int) -> None:
+        with self.node(path) as node:
+            self.client.chmod(node, mode)
+
+    def chown(self, path: str, uid: int = -1, gid: int = -1) -> None:
+        valid = SetattrValid(0)
+        if uid >= 0:
+            valid |= SetattrValid.UID
+        if gid >= 0:
+            valid |= SetattrValid.GID
+        with self.node(path) as node:
+            self.client.setattr(node, SetattrIn(valid=valid, uid=max(uid, 0), gid=max(gid, 0)))
+
+    def truncate(self, path: str, size: int) -> None:
+        with self.node(path) as node:
+            self.client.truncate(node, size & _U64, kill=self.unprivileged)
+
+    def utime(self, path: str, atime_ns: int, mtime_ns: int) -> None:
+        atime, atimensec = divmod(atime_ns, 1_000_000_000)
+        mtime, mtimensec = divmod(mtime_ns, 1_000_000_000)
+        message = SetattrIn(
+            valid=SetattrValid.ATIME | SetattrValid.MTIME,
+            atime=atime & _U64,
+            atimensec=atimensec,
+            mtime=mtime & _U64,
+            mtimensec=mtimensec,
+        )
+        with self.node(path) as node:
+            self.client.setattr(node, message)
+
+    def open(self, path: str, flags: int, mode: int = 0o644) -> OpenFile:
+        with self.parent(path) as (parent, name):
+            entry = self.client.lookup(parent, name) if name else EntryOut()
+            if entry.nodeid == 0 and flags & os.O_CREAT:
+                entry, opened = self.client.create(parent, name, flags, mode)
+                return RequestFile(self, entry.nodeid, opened.fh, flags)
+            if entry.nodeid == 0:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            try:
+                if flags & os.O_CREAT and flags & os.O_EXCL:
+                    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+                opened = self.client.open(entry.nodeid, flags & ~(os.O_CREAT | os.O_EXCL))
+            except OSError:
+                self.forget(entry)
+                raise
+            return RequestFile(self, entry.nodeid, opened.fh, flags)
+
+    def tmpfile(self, path: str, flags: int, mode: int = 0o600) -> OpenFile:
+        with self.node(path) as node:
+            entry, opened = self.client.tmpfile(node, flags | os.O_TMPFILE, mode)
+            return RequestFile(self, entry.nodeid, opened.fh, flags)
+
+    def listing(self, path: str = "") -> Iterator[tuple[str, int]]:
+        with self.node(path) as node:
+            fh = self._opendir(node)
+            offset, plus = 0, False
+            try:
+                while True:
+                    # By turns, as Linux asks for attributes where it thinks that they will be wanted.
+                    size = _LISTED_PLUS_AT_ONCE if plus else _LISTED_AT_ONCE
+                    read = self.client.readdirplus if plus else self.client.readdir
+                    page = read(node, fh, size, offset)
+                    if not page:
+                        return
+                    for each in page:
+                        if each.entry is not None and each.entry.nodeid:
+                            self.forget(each.entry)
+                    yield from ((os.fsdecode(each.name), each.ino) for each in page)
+                    offset, plus = page[-1].off, not plus
+            finally:
+                if fh:
+                    self.client.releasedir(node, fh)
+
+    def _opendir(self, node: int) -> int:
+        try:
+            return self.client.opendir(node).fh
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            return 0
+
+    def statfs(self) -> StatFs:
+        said = self.client.statfs()
+        return StatFs(
+            blocks=said.blocks,
+            bfree=said.bfree,
+            bavail=said.bavail,
+            files=said.files,
+            ffree=said.ffree,
+            bsize=said.bsize,
+            frsize=said.frsize,
+            namelen=said.namelen,
+        )
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        with self.node(path) as node:
+            return self.client.getxattr(node, os.fsencode(name))
+
+    def listxattr(self, path: str) -> Sequence[str]:
+        with self.node(path) as node:
+            return [os.fsdecode(name) for name in self.client.listxattr(node)]
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
+        with self.node(path) as node:
+            self.client.setxattr(node, os.fsencode(name), value, flags)
+
+    def removexattr(self, path: str, name: str) -> None:
+        with self.node(path) as node:
+            self.client.removexattr(node, os.fsencode(name))
