@@ -253,7 +253,7 @@ def main(argv: Sequence[str]) -> int:
     options = arguments(argv)
     where = machine(options.directory)
     try:
-        kinds = _named_apart([find(name) for name in options.daemon])
+        kinds = named_apart([find(name) for name in options.daemon])
         rows = list(_rows(options, kinds, where["file system"]))
     except (NoDaemonError, WrongReplyError) as error:
         sys.stderr.write(f"compare: {error}\n")
@@ -268,7 +268,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _named_apart(kinds: Sequence[Kind]) -> list[Kind]:
+def named_apart(kinds: Sequence[Kind]) -> list[Kind]:
     """Number daemons of one name."""
     names = [kind.name for kind in kinds]
     return [
