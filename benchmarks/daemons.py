@@ -131,8 +131,14 @@ def running(
 ) -> Iterator[RunningDaemon]:
     """Provide a daemon that listens, and end it; NoDaemonError where it does not start."""
     with log.open("wb") as output:
+        # A vhostfs of another checkout is to run its own package, not the one that measures.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         process = subprocess.Popen(
-            kind.command(socket, directory, tag), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            kind.command(socket, directory, tag),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
         )
     try:
         deadline = time.monotonic() + START_SECONDS
