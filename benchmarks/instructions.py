@@ -34,7 +34,7 @@ DUMP_SECONDS: Final = 20.0
 CONFIGURATION: Final = """
 sandbox: {{mode: none}}
 devices:
-  - tag: share
+  - tag: {tag}
     socket: {{path: {socket}}}
     poll_microseconds: 0
     mounts:
@@ -48,9 +48,9 @@ class _Counted(Kind):
 
     counts: Path = Path()
 
-    def command(self, socket: Path, directory: Path) -> list[str]:
+    def command(self, socket: Path, directory: Path, tag: str = "share") -> list[str]:
         configuration = self.counts.with_suffix(".yaml")
-        configuration.write_text(CONFIGURATION.format(socket=socket, directory=directory))
+        configuration.write_text(CONFIGURATION.format(socket=socket, directory=directory, tag=tag))
         callgrind = ["valgrind", "-q", "--tool=callgrind", "--instr-atstart=no"]
         daemon = [str(Path(sys.executable).with_name("vhostfs")), "serve", "--config", str(configuration)]
         return [*callgrind, f"--callgrind-out-file={self.counts}", sys.executable, *daemon]

@@ -18,13 +18,6 @@ from tests.integration.lanes import QEMU, UML, Lane, QemuLane, UmlLane
 _TEST_SECONDS = 300
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register a marker for each lane."""
-    config.addinivalue_line("markers", "uml: runs on User-Mode Linux")
-    config.addinivalue_line("markers", "qemu: runs on the host's QEMU")
-    config.addinivalue_line("markers", "qemu_sid: runs on Debian sid's QEMU")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give the tests of this directory more time than others."""
     for item in items:
