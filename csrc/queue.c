@@ -403,8 +403,10 @@ static bool serve_batch(struct queue *queue)
         }
         stage(queue, &batch, request);
         /* Transfers that come together are submitted together; who is answered at once may take its time. */
-        submit_transfers(queue);
-        return_transfers(queue);
+        if (queue->uring != NULL) {
+            submit_transfers(queue);
+            return_transfers(queue);
+        }
     }
     submit_transfers(queue);
     flush(queue, &batch);
