@@ -1,3 +1,40 @@
-"""vhostfs: share file systems with virtual machines over virtio-fs."""
+"""vhostfs: share file systems with virtual machines over virtio-fs.
+
+    vhostfs.serve   serve a file system to virtual machines, as a coroutine
+    vhostfs.run     the same until a signal, for a program that does nothing else
+    vhostfs.filesystem   the class to derive a file system from, and its types
+    vhostfs.testing      tests of file systems without a guest
+
+What a name stands for is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vhostfs.filesystem import Filesystem
+    from vhostfs.serving import run, serve
 
 __version__ = "0.1.0"
+
+__all__ = ["Filesystem", "run", "serve"]
+
+_HOMES = {
+    "Filesystem": "vhostfs.filesystem",
+    "run": "vhostfs.serving",
+    "serve": "vhostfs.serving",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what a public name stands for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported or not."""
+    return sorted({*globals(), *__all__})

@@ -16,10 +16,14 @@ from vhostfs.errors import ConfigurationError, StartError
 CAPABILITIES: Final = {"type": "fs", "features": ["separate-options"]}
 """What --print-capabilities prints: docs/interop/vhost-user.json of QEMU, read by libvirt."""
 
-SERVE_USAGE: Final = "%(prog)s [OPTION...] --shared-dir PATH --socket-path PATH | --config FILE"
+DAEMON_USAGE: Final = "%(prog)s [OPTION...] --shared-dir PATH --socket-path PATH | --config FILE"
+SERVE_USAGE: Final = (
+    "%(prog)s [OPTION...] {--shared-dir PATH | MODULE:NAME} --socket-path PATH | --config FILE"
+)
 
 SERVE_TEXT: Final = (
-    "Serve directories of this host to virtual machines over vhost-user. The options are virtiofsd's; a"
+    "Serve directories of this host, and file systems written in Python, to virtual machines over vhost-user."
+    " The options are virtiofsd's; a"
     " configuration file says more, for any number of devices."
 )
 
@@ -49,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve = commands.add_parser(
         "serve", help="serve devices", usage=SERVE_USAGE, description=SERVE_TEXT, allow_abbrev=False
     )
+    serve.add_argument(
+        "filesystem",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        metavar="MODULE:NAME",
+        help="a file system in Python: a Filesystem, or a class or function that returns one. Modules are"
+        " looked for in the working directory, too",
+    )
     add_serve_options(serve)
     check = commands.add_parser(
         "check",
@@ -66,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def daemon_main(arguments: Sequence[str] | None = None) -> int:
     """Run `vhostfsd`; return the exit status as main does."""
     parser = argparse.ArgumentParser(
-        prog="vhostfsd", usage=SERVE_USAGE, description=SERVE_TEXT, allow_abbrev=False
+        prog="vhostfsd", usage=DAEMON_USAGE, description=SERVE_TEXT, allow_abbrev=False
     )
     parser.add_argument("-V", "--version", action=_Version)
     add_serve_options(parser)
@@ -79,6 +91,9 @@ def _serve(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(CAPABILITIES) + "\n")
         return 0
     request = served(parser, parsed, os.environ)
+    if "filesystem" in parsed:
+        # As `python -m` does; the installed command begins with its own directory instead.
+        sys.path.insert(0, str(Path.cwd()))
     # Everything that serves, the data plane above all, is loaded only now: --help and check do without.
     from vhostfs.daemon import run  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
 """The life of a daemon: sockets, sandbox, devices; then serving until it is told to end.
 
-The order matters. Sockets are made and everything is imported while the host's files are in sight. The
-sandbox comes next, before there is a second thread. Then devices are made from descriptors alone, and only
-then is anybody told that they can connect.
+The order matters. Sockets are made, file systems in Python are opened, and everything is imported while the
+host's files are in sight. The sandbox comes next, before there is a second thread. Then devices are made from
+descriptors alone, and only then is anybody told that they can connect.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import anyio.to_thread
 
 from vhostfs import logs
 from vhostfs.config.model import Configuration, PathSocket, idle_settings
-from vhostfs.devices import descriptor_budgets, make_device, offer
+from vhostfs.devices import MadeDevice, descriptor_budgets, make_device, offer, open_filesystems
 from vhostfs.errors import StartError
 from vhostfs.listening import Listener, forget_passed_sockets, open_listener
 from vhostfs.sandbox import Sandbox, enter
-from vhostfs.transports.vhost_user import serve_device
+from vhostfs.serving import END_SIGNALS, serve_made
 from vhostfs.vhost_user.offer import Offer
-from vhostfs.virtqueue import Device, initialise_core
+from vhostfs.virtqueue import initialise_core
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,8 @@ READY: Final = "Waiting for vhost-user socket connection..."
 DESCRIPTORS_WANTED: Final = 1_000_000
 """How many open descriptors a daemon asks for: virtiofsd's number."""
 
-END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
 IMPORTED_ON_FIRST_USE: Final = ("anyio._backends._asyncio", "traceback", "linecache", "tokenize")
+NEEDED_BY_FILESYSTEMS: Final = ("concurrent.futures.thread", "vhostfs.session", "vhostfs.virtqueue.handoff")
 CODECS_FOUND_ON_FIRST_USE: Final = ("ascii", "latin-1", "unicode_escape", "utf-8")
 
 
@@ -53,7 +52,7 @@ class _Served:
 
     name: str
     listener: Listener
-    device: Device
+    made: MadeDevice
     offer: Offer
 
 
@@ -75,20 +74,28 @@ def run(configuration: Configuration, notices: Sequence[str], environment: Mutab
             _opened(open_listener(device.socket, environment), cleanup) for device in configuration.devices
         ]
         forget_passed_sockets(environment)
+        filesystems = [open_filesystems(device) for device in configuration.devices]
+        if any(filesystems):
+            import_for_filesystems()
         directories = {
             listener.directory: device.socket.path.parent
             for device, listener in zip(configuration.devices, listeners, strict=True)
             if isinstance(device.socket, PathSocket) and listener.directory is not None
         }
-        sandbox = enter(configuration.sandbox, configuration.shared_directories(), directories)
+        sandbox = enter(
+            configuration.sandbox,
+            configuration.shared_directories(),
+            directories,
+            network=configuration.network,
+        )
         initialise_core()
         served = []
-        for settings, name, listener in zip(
-            configuration.devices, configuration.device_names(), listeners, strict=True
+        for settings, name, listener, opened in zip(
+            configuration.devices, configuration.device_names(), listeners, filesystems, strict=True
         ):
-            device = make_device(settings, sandbox, budgets)
-            cleanup.callback(device.close)
-            served.append(_Served(name, listener, device, offer(settings)))
+            made = make_device(settings, sandbox, budgets, opened)
+            cleanup.callback(made.close)
+            served.append(_Served(name, listener, made, offer(settings)))
         _close(sandbox)
         return anyio.run(
             _serve_all, served, configuration.once, lambda: logs.announce(configuration.log, READY)
@@ -134,6 +141,12 @@ def _import_everything() -> None:
         codecs.lookup(codec)
 
 
+def import_for_filesystems() -> None:
+    """Import what file systems in Python need only when they are asked for something."""
+    for module in NEEDED_BY_FILESYSTEMS:
+        importlib.import_module(module)
+
+
 def _opened(listener: Listener, cleanup: ExitStack) -> Listener:
     cleanup.callback(listener.close)
     return listener
@@ -171,7 +184,7 @@ async def _serve_all(served: Sequence[_Served], once: bool, announce: Callable[[
 async def _serve_one(served: _Served, once: bool, failures: list[str]) -> None:
     """Serve a device; a fault in it is logged, and costs no other device anything."""
     try:
-        await serve_device(served.listener.socket, served.device, served.offer, name=served.name, once=once)
+        await serve_made(served.listener.socket, served.made, served.offer, name=served.name, once=once)
     except Exception:
         logger.exception("%s: this device is no longer served", served.name)
         failures.append(served.name)

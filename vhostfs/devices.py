@@ -1,25 +1,34 @@
-"""Devices made from settings: what the data plane, the session and the front-end are told."""
+"""Devices made from settings: what the data plane, the sessions and the front-end are told."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vhostfs.backends.passthrough import PassthroughOptions, mount_passthrough
 from vhostfs.config.model import (
     MOUNT_DESCRIPTORS_MINIMUM,
     Configuration,
     DeviceSettings,
+    FilesystemSettings,
     IoUring,
     LockOwner,
     PassthroughSettings,
 )
-from vhostfs.errors import StartError
+from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.fuse_abi.negotiation import CacheMode, NegotiationSettings, ReaddirplusMode, wanted_flags
 from vhostfs.sandbox import Sandbox
 from vhostfs.vhost_user.messages import VirtioFsConfig
 from vhostfs.vhost_user.offer import Offer
 from vhostfs.virtqueue import Device, DeviceOptions, SessionOptions
+
+if TYPE_CHECKING:
+    # Imported where a file system in Python is served, and only there: the others start sooner without.
+    from vhostfs.filesystem import Filesystem
+    from vhostfs.session import Session
+    from vhostfs.virtqueue.handoff import Handoff
 
 ROOT: Final = PurePosixPath("/")
 
@@ -36,6 +45,40 @@ OTHER_DESCRIPTORS: Final = 64
 
 MAX_BACKGROUND: Final = 65_535
 """virtiofsd's: the ring bounds what is under way, not the guest's counting."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgedMount:
+    """A file system in Python, its session, and the way between it and the device."""
+
+    filesystem: Filesystem[Any]
+    session: Session
+    handoff: Handoff
+
+
+@dataclass(frozen=True, slots=True)
+class MadeDevice:
+    """A device with its mounts, those in Python by place."""
+
+    device: Device
+    bridged: Mapping[PurePosixPath, BridgedMount]
+
+    def start(self) -> None:
+        """Bring the requests for file systems in Python to the running event loop, from now on."""
+        for mount in self.bridged.values():
+            mount.handoff.start(mount.session.receive)
+
+    async def end(self) -> None:
+        """End the sessions in Python, once the front-end is gone, and wait until they have ended."""
+        for mount in self.bridged.values():
+            await mount.session.close()
+            mount.handoff.close()
+
+    def close(self) -> None:
+        """Free the device; no event loop is needed."""
+        for mount in self.bridged.values():
+            mount.handoff.close()
+        self.device.close()
 
 
 def negotiation(settings: PassthroughSettings) -> NegotiationSettings:
@@ -56,9 +99,13 @@ def negotiation(settings: PassthroughSettings) -> NegotiationSettings:
 
 def session_options(settings: PassthroughSettings) -> SessionOptions:
     """Return how INIT is answered where the root is such a mount."""
+    return _session_options(int(wanted_flags(negotiation(settings))), MAX_WRITE)
+
+
+def _session_options(init_flags: int, max_write: int) -> SessionOptions:
     return SessionOptions(
-        init_flags=int(wanted_flags(negotiation(settings))),
-        max_write=MAX_WRITE,
+        init_flags=init_flags,
+        max_write=max_write,
         max_readahead=MAX_WRITE,
         max_pages=MAX_PAGES,
         max_background=MAX_BACKGROUND,
@@ -96,11 +143,36 @@ def offer(settings: DeviceSettings) -> Offer:
     return Offer(queues, max(queues, RINGS_SERVED), space, settings.packed)
 
 
+def open_filesystems(settings: DeviceSettings) -> dict[PurePosixPath, Filesystem[Any]]:
+    """Open those of a device's mounts that are written in Python, before the host's files are out of sight.
+
+    Raise StartError where one cannot be opened.
+    """
+    opened: dict[PurePosixPath, Filesystem[Any]] = {}
+    for place, mount in settings.mounts.items():
+        if isinstance(mount, FilesystemSettings):
+            try:
+                opened[place] = mount.backend.open()
+            except (OSError, ConfigurationError) as error:
+                raise StartError(f"{settings.name}: {place} cannot be opened: {error}") from error
+    return opened
+
+
 def make_device(
-    settings: DeviceSettings, sandbox: Sandbox, budgets: dict[PassthroughSettings, int]
-) -> Device:
-    """Make a device and its mounts; raise StartError where the host refuses."""
+    settings: DeviceSettings,
+    sandbox: Sandbox | None,
+    budgets: Mapping[PassthroughSettings, int],
+    filesystems: Mapping[PurePosixPath, Filesystem[Any]],
+) -> MadeDevice:
+    """Make a device and its mounts; raise StartError where the host refuses.
+
+    `filesystems` are those that open_filesystems has opened; native mounts need the sandbox.
+    """
     root = settings.mounts[ROOT]
+    if isinstance(root, PassthroughSettings):
+        session = session_options(root)
+    else:
+        session = bridged_session_options(filesystems[ROOT])
     try:
         device = Device(
             DeviceOptions(
@@ -109,16 +181,43 @@ def make_device(
                 poll_nanoseconds=settings.poll_microseconds * 1000,
                 io_uring=settings.io_uring is IoUring.AUTO,
             ),
-            session_options(root),
+            session,
         )
     except OSError as error:
         raise StartError(f"{settings.name}: no device can be made: {error.strerror}") from None
+    bridged = {}
     try:
-        mount_passthrough(device, passthrough_options(root, sandbox, budgets[root]))
+        if isinstance(root, PassthroughSettings):
+            what = str(root.shared_dir)
+            assert sandbox is not None
+            mount_passthrough(device, passthrough_options(root, sandbox, budgets[root]))
+        else:
+            what = f"the mount at {ROOT}"
+            bridged[ROOT] = bridge(device, filesystems[ROOT], settings.name)
     except OSError as error:
         device.close()
-        raise StartError(f"{settings.name}: {root.shared_dir} cannot be mounted: {error.strerror}") from None
-    return device
+        raise StartError(f"{settings.name}: {what} cannot be mounted: {error.strerror}") from None
+    return MadeDevice(device, bridged)
+
+
+def bridged_session_options(filesystem: Filesystem[Any]) -> SessionOptions:
+    """Return how INIT is answered where the root is a file system in Python."""
+    from vhostfs.filesystem import implemented  # noqa: PLC0415
+    from vhostfs.session import offer as wanted  # noqa: PLC0415
+
+    options = filesystem.options
+    return _session_options(int(wanted.wanted_flags(options, implemented(filesystem))), options.max_write)
+
+
+def bridge(device: Device, filesystem: Filesystem[Any], name: str) -> BridgedMount:
+    """Mount a file system in Python on a device that does not serve yet; OSError where that fails."""
+    from vhostfs.filesystem import implemented  # noqa: PLC0415
+    from vhostfs.session import Session  # noqa: PLC0415
+    from vhostfs.session import offer as wanted  # noqa: PLC0415
+    from vhostfs.virtqueue.handoff import Handoff  # noqa: PLC0415
+
+    handoff = Handoff(device, 0, wanted.wanted_opcodes(implemented(filesystem)))
+    return BridgedMount(filesystem, Session(filesystem, handoff, name=name), handoff)
 
 
 def descriptor_budgets(configuration: Configuration, limit: int) -> dict[PassthroughSettings, int]:
@@ -127,7 +226,7 @@ def descriptor_budgets(configuration: Configuration, limit: int) -> dict[Passthr
     A mount that is given a number keeps it, and the others share what is left. Raise StartError where the
     limit cannot hold the numbers given, or leaves a mount fewer than it can do with.
     """
-    mounts = [mount for device in configuration.devices for mount in device.mounts.values()]
+    mounts = list(configuration.native_mounts())
     given = sum(mount.descriptors for mount in mounts if mount.descriptors is not None)
     if given and given > limit - OTHER_DESCRIPTORS:
         raise StartError(f"the mounts may keep {given} descriptors, and the process only {limit} in all")

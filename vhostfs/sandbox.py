@@ -99,12 +99,17 @@ class Sandbox:
 
 
 def enter(
-    settings: SandboxSettings, shares: Sequence[PurePosixPath], kept: Mapping[int, PurePosixPath]
+    settings: SandboxSettings,
+    shares: Sequence[PurePosixPath],
+    kept: Mapping[int, PurePosixPath],
+    *,
+    network: bool = False,
 ) -> Sandbox:
     """Lock the process in, for good; several modes cannot be combined.
 
     `kept` are open descriptors, and the directories that they are of. They stay open under the same numbers;
-    in a mount namespace, nothing above those directories can be reached through them any more.
+    in a mount namespace, nothing above those directories can be reached through them any more. With
+    `network`, the host's network stays in reach.
 
     Raise StartError, saying what the host refused and what else could be asked for. The process may be half
     locked in then, and should end.
@@ -115,7 +120,7 @@ def enter(
         proc_self_fd = os.open(PROC_SELF_FD, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     match settings.mode:
         case SandboxMode.NAMESPACE:
-            opened = _enter_namespace(settings, shares, {proc_self_fd: PROC_SELF_FD, **kept})
+            opened = _enter_namespace(settings, shares, {proc_self_fd: PROC_SELF_FD, **kept}, network)
         case SandboxMode.CHROOT:
             opened = _enter_chroot(shares)
         case SandboxMode.NONE:
@@ -155,13 +160,16 @@ WITHOUT_NAMESPACES: Final = (
 
 
 def _enter_namespace(
-    settings: SandboxSettings, shares: Sequence[PurePosixPath], kept: Mapping[int, PurePosixPath]
+    settings: SandboxSettings,
+    shares: Sequence[PurePosixPath],
+    kept: Mapping[int, PurePosixPath],
+    network: bool,
 ) -> dict[PurePosixPath, int]:
     if os.geteuid() != 0 or settings.uid_map or settings.gid_map:
         _enter_user_namespace(settings)
     with _refusal("make a mount namespace", WITHOUT_NAMESPACES):
         # No process namespace: it would take a fork, and whoever started the daemon knows it by its number.
-        os.unshare(os.CLONE_NEWNS | os.CLONE_NEWNET | os.CLONE_NEWIPC)
+        os.unshare(os.CLONE_NEWNS | os.CLONE_NEWIPC | (0 if network else os.CLONE_NEWNET))
     with _refusal("take its mounts off the host's", WITHOUT_NAMESPACES):
         # A slave still hears of what the host mounts below a share later, and tells the host nothing.
         _mount(None, "/", None, MS_REC | MS_SLAVE)

@@ -23,6 +23,7 @@ from vhostfs.config.model import (
     ActivatedSocket,
     Configuration,
     DeviceSettings,
+    FilesystemSettings,
     IdRange,
     InheritedSocket,
     LockOwner,
@@ -31,6 +32,7 @@ from vhostfs.config.model import (
     LogFormat,
     LogLevel,
     LogSettings,
+    MountSettings,
     PassthroughSettings,
     PathSocket,
     SandboxMode,
@@ -41,6 +43,14 @@ from vhostfs.config.model import (
 from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
 
 ROOT: Final = PurePosixPath("/")
+
+SHARE_OPTIONS: Final = frozenset(
+    {
+        *("cache", "readonly", "writeback", "allow_direct_io", "allow_mmap", "no_readdirplus", "xattr"),
+        *("posix_acl", "killpriv_v2", "announce_submounts", "posix_locks", "flock"),
+    }
+)
+"""What is said of a shared directory; a file system in Python has options of its own."""
 
 DAEMON_OPTIONS: Final = frozenset(
     {"config", "sandbox", "uid_map", "gid_map", "rlimit_nofile", "log_level", "log_format", "syslog", "once"}
@@ -350,14 +360,14 @@ def _from_file(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> C
 def _from_options(
     parser: argparse.ArgumentParser, options: Mapping[str, Any], environment: Mapping[str, str]
 ) -> Configuration:
-    if "shared_dir" not in options:
+    if "shared_dir" not in options and "filesystem" not in options:
         parser.error("there is nothing to serve: give --shared-dir or --config")
     tag = options.get("tag")
     if tag is not None and not (tag.isprintable() and 1 <= len(os.fsencode(tag)) <= TAG_LIMIT):
         parser.error(f"--tag: should be 1 to {TAG_LIMIT} bytes of printable text")
     device = DeviceSettings(
         socket=_socket(parser, options, environment),
-        mounts={ROOT: _mount(options)},
+        mounts={ROOT: _filesystem(parser, options) if "filesystem" in options else _mount(options)},
         tag=tag,
         request_queues=options.get("num_request_queues", 1),
         pool_threads=options.get("thread_pool_size") or POOL_THREADS,
@@ -383,6 +393,19 @@ def _socket(
     if "LISTEN_FDS" in environment:
         return ActivatedSocket("0")
     return parser.error("there is no socket: give --socket-path or --fd")
+
+
+def _filesystem(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> MountSettings:
+    """Return the mount that MODULE:NAME means."""
+    foreign = sorted(set(options) & {"shared_dir", *SHARE_OPTIONS})
+    if foreign:
+        parser.error(f"{_spelled(foreign)} cannot stand beside a file system in Python")
+    from vhostfs.backends.named import NamedSettings  # noqa: PLC0415 - for other mounts it is not needed
+
+    try:
+        return FilesystemSettings("python", NamedSettings(options["filesystem"]))
+    except ValueError as error:
+        return parser.error(str(error))
 
 
 def _mount(options: Mapping[str, Any]) -> PassthroughSettings:

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
+
+if TYPE_CHECKING:
+    # The API for file systems in Python is imported only where one is served.
+    from vhostfs.backends.contract import Backend
 
 TAG_LIMIT: Final = 36
 """Most bytes of a tag: struct virtio_fs_config, virtio 5.11.4."""
@@ -105,8 +109,18 @@ class PassthroughSettings:
     """Most descriptors kept for nodes; None: a fair part of what the process may open."""
 
 
-MountSettings = PassthroughSettings
-"""What can be mounted: the union of all backends' settings."""
+@dataclass(frozen=True, slots=True)
+class FilesystemSettings:
+    """A file system in Python, of a type that a package declares, with its layers."""
+
+    type: str
+    backend: Backend
+    network: bool = False
+    """Whether it needs the host's network."""
+
+
+MountSettings = PassthroughSettings | FilesystemSettings
+"""What can be mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,14 +269,28 @@ class Configuration:
 
     def shared_directories(self) -> tuple[PurePosixPath, ...]:
         """Return every directory of the host that is served, each once, in order."""
-        found = (mount.shared_dir for device in self.devices for mount in device.mounts.values())
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(mount.shared_dir for mount in self.native_mounts()))
+
+    def native_mounts(self) -> Iterator[PassthroughSettings]:
+        """Yield the mounts that the data plane serves by itself, in order."""
+        for device in self.devices:
+            for mount in device.mounts.values():
+                if isinstance(mount, PassthroughSettings):
+                    yield mount
+
+    @property
+    def network(self) -> bool:
+        """Tell whether a mount needs the host's network."""
+        mounts = (mount for device in self.devices for mount in device.mounts.values())
+        return any(isinstance(mount, FilesystemSettings) and mount.network for mount in mounts)
 
 
 def idle_settings(configuration: Configuration) -> Iterator[str]:
     """Yield a sentence for each setting that another one makes idle."""
     for device in configuration.devices:
         for mount in device.mounts.values():
+            if not isinstance(mount, PassthroughSettings):
+                continue
             cached = mount.cache in {CacheMode.AUTO, CacheMode.ALWAYS}
             if mount.writeback and not cached:
                 yield f"{device.name}: writeback does nothing with cache {mount.cache}"
@@ -279,9 +307,10 @@ def contradictions(configuration: Configuration) -> Iterator[tuple[tuple[str | i
             yield ("devices", index, "socket"), f"the same socket as devices[{seen[origin]}]"
         seen.setdefault(origin, index)
     sandbox = configuration.sandbox
-    if sandbox.mode is SandboxMode.CHROOT and len(configuration.shared_directories()) > 1:
-        reason = "chroot holds one shared directory; several need namespace or none"
-        yield ("sandbox", "mode"), reason
+    shared = len(configuration.shared_directories())
+    if sandbox.mode is SandboxMode.CHROOT and shared != 1:
+        needed = "several need" if shared else "with none it needs"
+        yield ("sandbox", "mode"), f"chroot holds one shared directory; {needed} namespace or none"
     if sandbox.mode is not SandboxMode.NAMESPACE:
         for key, ranges in (("uid_map", sandbox.uid_map), ("gid_map", sandbox.gid_map)):
             if ranges:

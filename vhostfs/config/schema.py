@@ -6,44 +6,19 @@ Pydantic stands here, at the edge, and nowhere else. All faults of a file are to
 
 from __future__ import annotations
 
-import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.functional_validators import AfterValidator, BeforeValidator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic.functional_validators import BeforeValidator
 
 from vhostfs.config import model
-from vhostfs.config.yaml_document import Fault, YamlDocument, YamlPath, dotted
+from vhostfs.config.checking import AbsolutePath, Part, faults_of
+from vhostfs.config.mounts import MountReader
+from vhostfs.config.yaml_document import Fault, YamlDocument, YamlPath, YamlValue, dotted
 from vhostfs.errors import ConfigurationError
-from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
-
-REASONS: Final = {
-    "missing": "missing",
-    "bool_type": "should be true or false",
-    "dict_type": "should be a mapping",
-    "model_type": "should be a mapping",
-    "list_type": "should be a list",
-    "string_type": "should be text; put it in quotes",
-    "int_type": "should be a whole number",
-    "float_type": "should be a number",
-}
-"""What pydantic's kinds of errors are called here; the others keep its words."""
-
-READDIRPLUS: Final = {
-    "auto": ReaddirplusMode.AUTO,
-    "always": ReaddirplusMode.ON,
-    "never": ReaddirplusMode.OFF,
-}
-
-
-def _absolute(path: str) -> str:
-    if not path.startswith("/"):
-        raise ValueError("should be an absolute path")
-    if "\0" in path:
-        raise ValueError("should not contain NUL")
-    return path
 
 
 def _octal(value: object) -> object:
@@ -60,16 +35,6 @@ def _octal(value: object) -> object:
 def _duplicates_nothing(text: object) -> object:
     """Take a group by number too."""
     return str(text) if isinstance(text, int) and not isinstance(text, bool) else text
-
-
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-
-
-class Part(BaseModel):
-    """A mapping of the file: no key that is not declared, no value that only resembles the right one."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class SocketPart(Part):
@@ -106,81 +71,15 @@ class SocketPart(Part):
         return model.ActivatedSocket(self.systemd)
 
 
-class TimeoutsPart(Part):
-    """devices[].mounts[].timeouts."""
-
-    entry: Seconds | None = None
-    attribute: Seconds | None = None
-    negative: Seconds | None = None
-
-    def settings(self, cache: CacheMode) -> model.Timeouts:
-        """Return the model of it; what is not given is as the cache mode has it."""
-        default = model.TIMEOUTS[cache]
-        return model.Timeouts(
-            entry=default.entry if self.entry is None else self.entry,
-            attribute=default.attribute if self.attribute is None else self.attribute,
-            negative=default.negative if self.negative is None else self.negative,
-        )
-
-
-Owner = Annotated[model.LockOwner, Field(strict=False)]
-
-
-class LocksPart(Part):
-    """devices[].mounts[].locks."""
-
-    posix: Owner = model.LockOwner.GUEST
-    flock: Owner = model.LockOwner.GUEST
-
-
-class PassthroughPart(Part):
-    """devices[].mounts[] of type passthrough."""
-
-    type: Literal["passthrough"]
-    shared_dir: AbsolutePath
-    cache: Annotated[CacheMode, Field(strict=False)] = CacheMode.AUTO
-    timeouts: TimeoutsPart = TimeoutsPart()
-    readdirplus: Literal["auto", "always", "never"] = "auto"
-    writeback: bool = False
-    xattr: bool = False
-    posix_acl: bool = False
-    killpriv_v2: bool = False
-    announce_submounts: bool = True
-    locks: LocksPart = LocksPart()
-    direct_io: bool = False
-    allow_mmap: bool = False
-    read_only: bool = False
-    descriptors: Annotated[int, Field(ge=model.MOUNT_DESCRIPTORS_MINIMUM)] | None = None
-
-    def settings(self) -> model.PassthroughSettings:
-        """Return the model of it."""
-        return model.PassthroughSettings(
-            shared_dir=PurePosixPath(self.shared_dir),
-            cache=self.cache,
-            timeouts=self.timeouts.settings(self.cache),
-            readdirplus=READDIRPLUS[self.readdirplus],
-            writeback=self.writeback,
-            xattr=self.xattr or self.posix_acl,
-            posix_acl=self.posix_acl,
-            killpriv_v2=self.killpriv_v2,
-            announce_submounts=self.announce_submounts,
-            locks=model.Locks(self.locks.posix, self.locks.flock),
-            direct_io=self.direct_io,
-            allow_mmap=self.allow_mmap,
-            read_only=self.read_only,
-            descriptors=self.descriptors,
-        )
-
-
-# The second kind of mount makes this a union, told apart by `type`.
-MountPart = PassthroughPart
+Mounts = dict[PurePosixPath, model.MountSettings]
 
 
 class DevicePart(Part):
     """devices[]."""
 
     socket: SocketPart
-    mounts: dict[str, MountPart]
+    mounts: dict[str, Any]
+    """Each is checked by MountReader."""
     tag: Annotated[str, Field(min_length=1)] | None = None
     request_queues: Annotated[int, Field(ge=1, le=model.REQUEST_QUEUE_LIMIT)] = 1
     packed: bool = False
@@ -199,16 +98,16 @@ class DevicePart(Part):
 
     @field_validator("mounts")
     @classmethod
-    def _has_root(cls, mounts: dict[str, MountPart]) -> dict[str, MountPart]:
+    def _has_root(cls, mounts: dict[str, Any]) -> dict[str, Any]:
         if list(mounts) != ["/"]:
             raise ValueError("needs one mount, at /")
         return mounts
 
-    def settings(self) -> model.DeviceSettings:
+    def settings(self, mounts: Mounts) -> model.DeviceSettings:
         """Return the model of it."""
         return model.DeviceSettings(
             socket=self.socket.settings(),
-            mounts={PurePosixPath(place): mount.settings() for place, mount in self.mounts.items()},
+            mounts=mounts,
             tag=self.tag,
             request_queues=self.request_queues,
             packed=self.packed,
@@ -237,8 +136,8 @@ class SandboxPart(Part):
     """sandbox."""
 
     mode: Annotated[model.SandboxMode, Field(strict=False)] = model.SandboxMode.NAMESPACE
-    uid_map: list[IdRangePart] = []
-    gid_map: list[IdRangePart] = []
+    uid_map: list[IdRangePart] = Field(default_factory=list)
+    gid_map: list[IdRangePart] = Field(default_factory=list)
 
     def settings(self) -> model.SandboxSettings:
         """Return the model of it."""
@@ -270,10 +169,10 @@ class ConfigurationPart(Part):
     rlimit_nofile: Annotated[int, Field(ge=0)] | None = None
     once: bool = False
 
-    def settings(self) -> model.Configuration:
-        """Return the model of it."""
+    def settings(self, mounts: Mapping[int, Mounts]) -> model.Configuration:
+        """Return the model of it, with the mounts of each device."""
         return model.Configuration(
-            devices=tuple(device.settings() for device in self.devices),
+            devices=tuple(device.settings(mounts[index]) for index, device in enumerate(self.devices)),
             sandbox=self.sandbox.settings(),
             log=self.log.settings(),
             rlimit_nofile=self.rlimit_nofile,
@@ -304,13 +203,16 @@ def parse(text: str, name: str) -> model.Configuration:
     faults = list(document.faults)
     configuration = None
     if not (faults and document.data is None):
+        reader = MountReader(document)
+        mounts = _mounts(reader, document.data)
+        faults += reader.faults
         try:
-            configuration = ConfigurationPart.model_validate(
-                {} if document.data is None else document.data
-            ).settings()
+            checked = ConfigurationPart.model_validate({} if document.data is None else document.data)
         except ValidationError as error:
-            faults += (_fault(document, detail) for detail in error.errors(include_url=False))
-    if configuration is not None:
+            faults += faults_of(error, document, (), ConfigurationPart)
+        else:
+            configuration = checked.settings(mounts)
+    if configuration is not None and not faults:
         faults += (
             Fault(document.place(place), dotted(place), reason)
             for place, reason in model.contradictions(configuration)
@@ -326,36 +228,16 @@ def _line(name: str, fault: Fault) -> str:
     return f"{name}:{fault.place.line}:{fault.place.column}: {key}{fault.reason}"
 
 
-def _fault(document: YamlDocument, detail: Any) -> Fault:
-    path: YamlPath = tuple(detail["loc"])
-    kind: str = detail["type"]
-    if kind == "extra_forbidden":
-        return Fault(document.place(path), dotted(path), "unknown key" + _nearest(path))
-    reason = REASONS.get(kind) or re.sub(r"^(Value error, |Input )", "", detail["msg"])
-    return Fault(document.place_of_value(path), dotted(path), reason)
-
-
-def _nearest(path: YamlPath) -> str:
-    """Return a proposal for an unknown key, or nothing."""
-    known = _keys_beside(path)
-    close = difflib.get_close_matches(str(path[-1]), known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}"
-
-
-def _keys_beside(path: YamlPath) -> list[str]:
-    parts: dict[tuple[object, ...], type[Part]] = {
-        (): ConfigurationPart,
-        ("sandbox",): SandboxPart,
-        ("sandbox", "uid_map", 0): IdRangePart,
-        ("sandbox", "gid_map", 0): IdRangePart,
-        ("log",): LogPart,
-        ("devices", 0): DevicePart,
-        ("devices", 0, "socket"): SocketPart,
-        ("devices", 0, "mounts", "/"): PassthroughPart,
-        ("devices", 0, "mounts", "/", "timeouts"): TimeoutsPart,
-        ("devices", 0, "mounts", "/", "locks"): LocksPart,
-    }
-    above = [0 if isinstance(step, int) else step for step in path[:-1]]
-    if len(above) > 3 and above[2] == "mounts":
-        above[3] = "/"
-    return list(parts[tuple(above)].model_fields)
+def _mounts(reader: MountReader, data: YamlValue) -> dict[int, Mounts]:
+    """Read the mounts of all devices, as far as the file has the form for it."""
+    found: dict[int, Mounts] = {}
+    devices = data.get("devices") if isinstance(data, dict) else None
+    for index, device in enumerate(devices if isinstance(devices, list) else ()):
+        mounts = device.get("mounts") if isinstance(device, dict) else None
+        found[index] = {}
+        for place, raw in mounts.items() if isinstance(mounts, dict) else ():
+            path: YamlPath = ("devices", index, "mounts", place)
+            settings = reader.mount(raw, path)
+            if settings is not None:
+                found[index][PurePosixPath(place)] = settings
+    return found

@@ -50,7 +50,9 @@ def device_of(*arguments: str) -> DeviceSettings:
 
 
 def mount_of(*arguments: str) -> PassthroughSettings:
-    return device_of(*LEAST, *arguments).mounts[ROOT]
+    mount = device_of(*LEAST, *arguments).mounts[ROOT]
+    assert isinstance(mount, PassthroughSettings)
+    return mount
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -151,7 +153,7 @@ def test_relative_paths_belong_to_the_working_directory(
     monkeypatch.chdir(tmp_path)
     device = device_of("--socket-path", "s", "--shared-dir", ".")
     assert device.socket == PathSocket(PurePosixPath(tmp_path / "s"))
-    assert device.mounts[ROOT].shared_dir == PurePosixPath(tmp_path)
+    assert device.mounts[ROOT] == PassthroughSettings(PurePosixPath(tmp_path))
 
 
 @pytest.mark.parametrize(

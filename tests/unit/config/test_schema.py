@@ -57,7 +57,9 @@ def only_device(text: str) -> DeviceSettings:
 
 
 def only_mount(text: str) -> PassthroughSettings:
-    return only_device(text).mounts[PurePosixPath("/")]
+    mount = only_device(text).mounts[PurePosixPath("/")]
+    assert isinstance(mount, PassthroughSettings)
+    return mount
 
 
 def faults(text: str) -> list[str]:
@@ -321,7 +323,7 @@ def test_faults_of_a_mount(lines: str, fault: str) -> None:
         ),
         (
             "devices: [{socket: {fd: 3}, mounts: {/: {type: zfs, shared_dir: /s}}}]",
-            "f:1:48: devices[0].mounts./.type: should be 'passthrough'",
+            "f:1:48: devices[0].mounts./.type: unknown type; known here: ",
         ),
         (
             "devices: [{socket: {fd: 3}, mounts: {/: {type: passthrough, shared_dir: s}}}]",

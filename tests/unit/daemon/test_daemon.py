@@ -273,13 +273,13 @@ def test_the_limit_of_descriptors_is_what_was_asked_for(
 
 WITH_A_FAILING_DEVICE = """
 import sys
-from vhostfs import daemon
-serve_device = daemon.serve_device
+from vhostfs import serving
+serve_device = serving.serve_device
 async def serve(listener, device, offer, *, name, once):
     if name == "fails":
         raise RuntimeError("a fault of our own")
     await serve_device(listener, device, offer, name=name, once=once)
-daemon.serve_device = serve
+serving.serve_device = serve
 from vhostfs.cli import daemon_main
 sys.exit(daemon_main())
 """
@@ -306,8 +306,8 @@ WATCHED = """
 import sys
 from vhostfs import sandbox
 entered = sandbox.enter
-def enter(*arguments):
-    result = entered(*arguments)
+def enter(*arguments, **keywords):
+    result = entered(*arguments, **keywords)
     def watch(event, details):
         if event in {"import", "open"}:
             sys.stderr.write(f"forbidden: {event} {details[0]}\\n")

@@ -146,7 +146,7 @@ def test_too_few_descriptors_are_told_at_the_start(
 def test_a_mount_that_the_host_refuses_is_a_sentence() -> None:
     nowhere = Sandbox(shares={PurePosixPath("/srv"): -1}, proc_self_fd=-1)
     with pytest.raises(StartError, match=r"^home: /srv cannot be mounted: Bad file descriptor$"):
-        make_device(device(tag="home"), nowhere, {MOUNT: 100})
+        make_device(device(tag="home"), nowhere, {MOUNT: 100}, {})
 
 
 def test_time_outs_are_those_of_the_mode_unless_given() -> None:
