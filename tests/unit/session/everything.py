@@ -274,6 +274,10 @@ class Everything(Filesystem[str]):
         self.note("flock", caller, node, handle, owner, kind, wait)
 
 
+NO_OPERATIONS = frozenset({"__init__", "note", "last", "opened", "attr", "forget", "readdir"})
+"""Methods that are no operations, or none that may be `async def`."""
+
+
 def later(filesystem: type[Everything]) -> type[Everything]:
     """Return the class with every operation as `async def`, each of which waits once."""
 
@@ -287,7 +291,7 @@ def later(filesystem: type[Everything]) -> type[Everything]:
     names = [
         name
         for name, method in vars(filesystem).items()
-        if callable(method) and name not in {"__init__", "note", "opened", "attr", "forget", "readdir"}
+        if callable(method) and name not in NO_OPERATIONS
     ]
     return type("Later", (filesystem,), {name: wrapped(getattr(filesystem, name)) for name in names})
 
