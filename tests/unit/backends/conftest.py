@@ -1,0 +1,11 @@
+"""Tests of backends that run on an event loop run on asyncio's."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Name the loop."""
+    return "asyncio"
