@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.conformance.detached import detached_tmpfs
 from tests.conformance.host import HostPlace
 from tests.conformance.in_process import mounted
 from tests.conformance.place import Place
@@ -26,13 +24,9 @@ INODES: Final = 1000
 
 @contextmanager
 def tmpfs() -> Iterator[Place]:
-    """A directory in this machine's tmpfs, the yardstick."""
-    directory = Path(tempfile.mkdtemp(prefix="conformance", dir="/dev/shm"))
-    directory.chmod(0o755)
-    try:
+    """A tmpfs of this machine, the yardstick."""
+    with detached_tmpfs(size=str(SIZE), nr_inodes=str(INODES), mode="755") as directory:
         yield HostPlace(directory, frozenset({"no-zero-range"}))
-    finally:
-        shutil.rmtree(directory)
 
 
 @contextmanager

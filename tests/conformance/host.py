@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import stat
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +70,10 @@ class HostFile(OpenFile):
 
 
 class HostPlace(Place):
-    """A directory, by its path; other users are the file system ids of the calling thread (setfsuid(2))."""
+    """A directory, by its path; other users are the file system ids of the calling thread (setfsuid(2)).
+
+    The path of the directory itself may be a link, such as those of /proc/self/fd, and is followed.
+    """
 
     def __init__(
         self, directory: Path, differences: frozenset[str] = frozenset(), user: tuple[int, int] | None = None
@@ -103,7 +105,7 @@ class HostPlace(Place):
         return self._directory / path
 
     def stat(self, path: str = "") -> Attr:
-        return Attr.from_stat(self.path(path).lstat())
+        return Attr.from_stat(self.path(path).stat(follow_symlinks=not path))
 
     def mkdir(self, path: str, mode: int = 0o755) -> None:
         with self.acting():
@@ -137,14 +139,14 @@ class HostPlace(Place):
         self.path(path).chmod(mode)
 
     def chown(self, path: str, uid: int = -1, gid: int = -1) -> None:
-        os.lchown(self.path(path), uid, gid)
+        os.chown(self.path(path), uid, gid, follow_symlinks=not path)
 
     def truncate(self, path: str, size: int) -> None:
         with self.acting():
             os.truncate(self.path(path), size)
 
     def utime(self, path: str, atime_ns: int, mtime_ns: int) -> None:
-        os.utime(self.path(path), ns=(atime_ns, mtime_ns), follow_symlinks=False)
+        os.utime(self.path(path), ns=(atime_ns, mtime_ns), follow_symlinks=not path)
 
     def open(self, path: str, flags: int, mode: int = 0o644) -> OpenFile:
         with self.acting():
@@ -181,24 +183,13 @@ class HostPlace(Place):
         )
 
     def getxattr(self, path: str, name: str) -> bytes:
-        return os.getxattr(self.path(path), name, follow_symlinks=False)
+        return os.getxattr(self.path(path), name, follow_symlinks=not path)
 
     def listxattr(self, path: str) -> Sequence[str]:
-        return os.listxattr(self.path(path), follow_symlinks=False)
+        return os.listxattr(self.path(path), follow_symlinks=not path)
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
-        os.setxattr(self.path(path), name, value, flags, follow_symlinks=False)
+        os.setxattr(self.path(path), name, value, flags, follow_symlinks=not path)
 
     def removexattr(self, path: str, name: str) -> None:
-        os.removexattr(self.path(path), name, follow_symlinks=False)
-
-
-def emptied(directory: Path) -> None:
-    """Remove all that is in a directory, and make it root's and 0o755 again."""
-    for path in directory.iterdir():
-        if stat.S_ISDIR(path.lstat().st_mode):
-            emptied(path)
-            path.rmdir()
-        else:
-            path.unlink()
-    directory.chmod(0o755)
+        os.removexattr(self.path(path), name, follow_symlinks=not path)

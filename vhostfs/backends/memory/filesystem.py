@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Buffer, Iterable
 from time import time_ns
 from typing import Final, NoReturn
 
@@ -302,7 +302,6 @@ class MemoryFilesystem(Filesystem[Handle]):
             xattrs.drop_capabilities(self._space, found)
             if caller.uid:
                 found.drop_privileges()
-            found.modified()
         return self._opened(found, flags)
 
     def create(
@@ -437,13 +436,16 @@ class MemoryFilesystem(Filesystem[Handle]):
         xattrs.drop_capabilities(self._space, writer)
         if caller.uid:
             writer.drop_privileges()
+        pieces: Iterable[Buffer] = reader.data.pieces(source_offset, source_offset + size)
+        if reader is writer:
+            # A run of which a view is out cannot grow.
+            pieces = [b"".join(pieces)]
         done = 0
         try:
-            for piece in list(reader.data.pieces(source_offset, source_offset + size)):
-                # A run that is lent out cannot grow, and a file may be copied within itself.
-                stored = writer.data.store(target_offset + done, bytes(piece) if reader is writer else piece)
+            for piece in pieces:
+                stored = writer.data.store(target_offset + done, piece)
                 done += stored
-                if stored < len(piece):
+                if stored < memoryview(piece).nbytes:
                     break
         except OSError:
             if not done:
@@ -552,16 +554,13 @@ class MemoryFilesystem(Filesystem[Handle]):
         return Opened(Handle(file, flags), _CACHED)
 
     def _truncate(self, node: Node, size: int) -> None:
-        """Change the length, and the times where it is another one."""
+        """Change the length, and the times also where it is the same one."""
         if not isinstance(node, File):
             _fail(errno.EISDIR if isinstance(node, Directory) else errno.EINVAL)
         if size > SIZE_LIMIT:
             _fail(errno.EFBIG)
-        changed = size != node.data.size
         node.data.truncate(size)
-        node.entry = None
-        if changed:
-            node.modified()
+        node.modified()
 
     def _unnamed(self, node: Node) -> None:
         """Note that a node has lost a name, which is taken out of its directory."""

@@ -1,0 +1,140 @@
+"""Limits: what a file system of some size and inodes takes, and that it gets all of it back."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from tests.conformance.place import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, Place
+from tests.conformance.refusals import refused
+
+MIB = 1 << 20
+
+
+def free(place: Place) -> tuple[int, int]:
+    """Return the free bytes and inodes."""
+    figures = place.statfs()
+    return figures.bfree * figures.frsize, figures.ffree
+
+
+def fill(place: Place, path: str = "filler", leave: int = 0) -> None:
+    """Reserve all space but some."""
+    with place.open(path, os.O_WRONLY | os.O_CREAT) as file:
+        file.fallocate(0, 0, free(place)[0] - leave)
+
+
+def test_the_size_is_told(place: Place) -> None:
+    figures = place.statfs()
+    assert figures.blocks * figures.frsize == 64 * MIB
+    assert figures.files == 1000
+    assert figures.bavail == figures.bfree <= figures.blocks
+    assert figures.namelen == 255
+
+
+def test_data_takes_space_and_gives_it_back(place: Place) -> None:
+    begin = free(place)
+    place.write("file", b"x" * 100_000)
+    assert free(place) == (begin[0] - 102_400, begin[1] - 1)
+    with place.open("file", os.O_RDWR) as file:
+        file.truncate(50_000)
+        assert free(place)[0] == begin[0] - 53_248
+        file.fallocate(FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, 4096)
+        assert free(place)[0] == begin[0] - 49_152
+        place.unlink("file")
+        assert free(place)[0] == begin[0] - 49_152
+    assert free(place) == begin
+
+
+def test_a_full_file_system_says_so(place: Place) -> None:
+    fill(place)
+    place.write("file")
+    with place.open("file", os.O_WRONLY) as file:
+        refused(errno.ENOSPC, lambda: file.write(b"x"))
+        refused(errno.ENOSPC, lambda: file.fallocate(0, 0, 1))
+        assert file.stat().size == 0
+        place.unlink("filler")
+        assert file.write(b"x") == 1
+
+
+def test_a_write_takes_the_space_that_is_left(place: Place) -> None:
+    fill(place, leave=10_000)
+    with place.open("file", os.O_RDWR | os.O_CREAT) as file:
+        assert file.write(b"x" * 20_000) == 8192
+        refused(errno.ENOSPC, lambda: file.write(b"x", 8192))
+        assert file.read(30_000) == b"x" * 8192
+
+
+def test_reserved_space_is_there_when_it_is_needed(place: Place) -> None:
+    with place.open("file", os.O_RDWR | os.O_CREAT) as file:
+        file.fallocate(FALLOC_KEEP_SIZE, 0, 8192)
+        fill(place)
+        assert file.write(b"x" * 8192) == 8192
+        refused(errno.ENOSPC, lambda: file.write(b"x", 8192))
+        assert file.write(b"y" * 8192) == 8192
+
+
+def test_reserving_more_than_there_is_reserves_nothing(place: Place) -> None:
+    begin = free(place)
+    with place.open("file", os.O_RDWR | os.O_CREAT) as file:
+        refused(errno.ENOSPC, lambda: file.fallocate(0, 0, begin[0] + 4096))
+        assert (free(place)[0], file.stat().size) == (begin[0], 0)
+
+
+def test_lengthening_a_file_takes_no_space(place: Place) -> None:
+    fill(place)
+    place.write("file")
+    place.truncate("file", 1 << 40)
+    assert place.stat("file").size == 1 << 40
+
+
+def test_a_full_file_system_can_be_changed_and_emptied(place: Place) -> None:
+    fill(place)
+    place.mkdir("dir")
+    place.rename("filler", "dir/filler")
+    place.chmod("dir/filler", 0o600)
+    place.unlink("dir/filler")
+    place.rmdir("dir")
+    assert place.names() == []
+
+
+def test_every_file_and_every_name_takes_an_inode(place: Place) -> None:
+    begin = free(place)[1]
+    place.write("file")
+    place.mkdir("dir")
+    place.symlink("x", "link")
+    assert free(place)[1] == begin - 3
+    place.link("file", "again")
+    assert free(place)[1] == begin - 4
+    for name in ("again", "file", "link"):
+        place.unlink(name)
+    place.rmdir("dir")
+    assert free(place)[1] == begin
+
+
+def test_without_an_inode_nothing_can_be_made(place: Place) -> None:
+    place.write("first")
+    made = 0
+    while True:
+        try:
+            place.write(f"{made}")
+        except OSError as error:
+            assert error.errno == errno.ENOSPC  # noqa: PT017
+            break
+        made += 1
+    assert made >= 900
+    refused(errno.ENOSPC, lambda: place.mkdir("dir"))
+    refused(errno.ENOSPC, lambda: place.symlink("x", "link"))
+    refused(errno.ENOSPC, lambda: place.link("first", "again"))
+    place.rename("first", "renamed")
+    place.unlink("0")
+    place.mkdir("dir")
+    assert len(place.names()) == made + 1
+
+
+def test_replaced_files_give_back_what_they_took(place: Place) -> None:
+    begin = free(place)
+    for _ in range(3):
+        place.write("new", b"x" * 100_000)
+        place.rename("new", "file")
+    place.unlink("file")
+    assert free(place) == begin
