@@ -14,12 +14,12 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.daemons import Kind, NoDaemonError, RunningDaemon, find, running
 from benchmarks.guest import Guest, Outcome, PageFile, WrongReplyError, bare_cost
@@ -82,9 +82,19 @@ class Contestant:
     guest: Guest
 
 
-def measure(contestant: Contestant, workload: Workload, depth: int, queues: int, seconds: float) -> Sample:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured."""
+
+    workload: Workload
+    depth: int
+    queues: int
+
+
+def measure(contestant: Contestant, plan: Plan, seconds: float) -> Sample:
     """Run a workload once, after a shorter run that does not count."""
-    guest, daemon = contestant.guest, contestant.daemon
+    guest, daemon, workload, depth = contestant.guest, contestant.daemon, plan.workload, plan.depth
+    queues = min(plan.queues, guest.queues)
     if workload.uncached:
         seconds = min(seconds, UNCACHED_SECONDS)
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=STANDARD_ERROR)
@@ -151,23 +161,37 @@ def kept_apart(contestants: Sequence[Contestant], processors: int) -> Iterator[N
 
 
 def compare(
-    contestants: Sequence[Contestant], workload: Workload, depth: int, queues: int, options: Any
-) -> Row:
-    """Measure a workload on all daemons in turn, several rounds."""
-    samples: dict[str, list[Sample]] = {contestant.kind.name: [] for contestant in contestants}
-    for _ in range(options.rounds):
-        for contestant in contestants:
-            usable = min(queues, contestant.guest.queues)
-            samples[contestant.kind.name].append(
-                measure(contestant, workload, depth, usable, options.seconds)
-            )
-            if options.processors != "any":
-                # Whatever else runs here gets as much: the kernel would throttle us otherwise.
-                time.sleep(options.seconds * (1 + WARM_UP))
-    bare = 0.0
-    if workload.name != "unknown" and not workload.uncached:
-        bare = bare_cost(contestants[0].guest.share, workload, options.seconds / 2) / workload.divisor
-    return Row(workload.name, depth, queues, bare, samples)
+    contestants: Sequence[Contestant], plans: Sequence[Plan], options: argparse.Namespace
+) -> list[Row]:
+    """Measure each plan on all daemons in turn, and all plans again in each round.
+
+    What disturbs the machine for some seconds meets one round of some plans, which their medians leave out.
+    """
+    names = [contestant.kind.name for contestant in contestants]
+    samples: dict[Plan, dict[str, list[Sample]]] = {plan: {name: [] for name in names} for plan in plans}
+    bare: dict[Plan, list[float]] = {plan: [] for plan in plans}
+    began = time.monotonic()
+    for number in range(options.rounds):
+        for done, plan in enumerate(plans, 1):
+            for contestant in contestants:
+                samples[plan][contestant.kind.name].append(measure(contestant, plan, options.seconds))
+                if options.processors != "any":
+                    # Whatever else runs here gets as much: the kernel would throttle us otherwise.
+                    time.sleep(options.seconds * (1 + WARM_UP))
+            bare[plan].append(_bare(contestants[0].guest, plan.workload, options.seconds))
+            part = (number + done / len(plans)) / options.rounds
+            _tell(plan, samples[plan], part, time.monotonic() - began)
+    return [
+        Row(plan.workload.name, plan.depth, plan.queues, float(median(bare[plan])), samples[plan])
+        for plan in plans
+    ]
+
+
+def _bare(guest: Guest, workload: Workload, seconds: float) -> float:
+    """Return the microseconds of the bare system calls of a cycle; 0 where there are none to compare with."""
+    if workload.name == "unknown" or workload.uncached:
+        return 0.0
+    return bare_cost(guest.share, workload, seconds / 2) / workload.divisor
 
 
 def table(rows: Sequence[Row], names: Sequence[str]) -> str:
@@ -259,7 +283,7 @@ def main(argv: Sequence[str]) -> int:
     where = machine(options.directory)
     try:
         kinds = named_apart([find(name) for name in options.daemon])
-        rows = list(_rows(options, kinds, where["file system"]))
+        rows = _rows(options, kinds, where["file system"])
     except (NoDaemonError, WrongReplyError) as error:
         sys.stderr.write(f"compare: {error}\n")
         return 1
@@ -284,31 +308,27 @@ def named_apart(kinds: Sequence[Kind]) -> list[Kind]:
     ]
 
 
-def _rows(options: argparse.Namespace, kinds: Sequence[Kind], file_system: str) -> Iterator[Row]:
+def _rows(options: argparse.Namespace, kinds: Sequence[Kind], file_system: str) -> list[Row]:
     queues = options.queues or [1]
+    plans = [
+        Plan(workload, depth, count)
+        for workload in chosen_workloads(options.workload, file_system)
+        for depth in options.depth or workload.depths
+        for count in queues
+    ]
     with ExitStack() as stack:
         running_ones = stack.enter_context(contestants(kinds, options.directory, max(queues)))
         if options.processors != "any":
             stack.enter_context(kept_apart(running_ones, 2 if options.processors == "two" else 1))
-        planned = [
-            (workload, depth, count)
-            for workload in chosen_workloads(options.workload, file_system)
-            for depth in options.depth or workload.depths
-            for count in queues
-        ]
-        began = time.monotonic()
-        for done, (workload, depth, count) in enumerate(planned, 1):
-            row = compare(running_ones, workload, depth, count, options)
-            _tell(row, done, len(planned), time.monotonic() - began)
-            yield row
+        return compare(running_ones, plans, options)
 
 
-def _tell(row: Row, done: int, planned: int, elapsed: float) -> None:
-    """Say what was measured, and how long the rest takes if it takes as long."""
+def _tell(plan: Plan, samples: Mapping[str, Sequence[Sample]], done: float, elapsed: float) -> None:
+    """Say what was measured last, and how long the rest takes if it takes as long."""
     if sys.stderr.isatty() or os.environ.get("VHOSTFS_BENCHMARK_VERBOSE"):
-        figures = ", ".join(f"{name} {row.middle(name, 'cpu'):.2f} µs" for name in row.samples)
-        left = elapsed / done * (planned - done)
-        sys.stderr.write(f"[{done} of {planned}, {left:.0f} s left] {row.workload} {row.depth}: {figures}\n")
+        figures = ", ".join(f"{name} {taken[-1].cpu:.2f} µs" for name, taken in samples.items())
+        left = elapsed / done * (1 - done)
+        sys.stderr.write(f"[{done:.0%}, {left:.0f} s left] {plan.workload.name} {plan.depth}: {figures}\n")
 
 
 if __name__ == "__main__":
