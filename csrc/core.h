@@ -145,7 +145,8 @@ struct vhostfs_passthrough_options {
     uint64_t descriptor_budget;     /* most descriptors kept for nodes; at least 16 */
 };
 
-/* Mount a directory as mount number `mount` (0 holds the root) before the first request is served. */
+/* Mount a directory as mount number `mount` (0 holds the root). While rings run only where the device is a tree that
+ * was given proc_self_fd, else EBUSY. */
 int vhostfs_device_mount_passthrough(vhostfs_device *device, uint16_t mount,
                                      const struct vhostfs_passthrough_options *options);
 
@@ -175,7 +176,7 @@ struct vhostfs_segment {
 };
 
 /* Mount what Python answers: the opcodes whose bits are set, others answer ENOSYS. The handoff is the device's,
- * until vhostfs_device_destroy. All of these but _take, _flush and _close may be called from any thread. */
+ * until vhostfs_device_destroy, also when it was unmounted. All of these but _take, _flush and _close may be called from any thread. */
 int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_t opcodes,
                                  vhostfs_handoff **handoff);
 /* Readable while there is something to take; the core's. */
@@ -204,6 +205,26 @@ int64_t vhostfs_handoff_read(vhostfs_handoff *handoff, uint64_t token, uint64_t 
                              int fd, uint64_t offset);
 int64_t vhostfs_handoff_write(vhostfs_handoff *handoff, uint64_t token, uint64_t position, int fd,
                               uint64_t offset);
+
+/* ---- A tree of mounts ---- */
+
+/* These, and mounting under a number, may be called while rings run, by one thread at a time that need not be the
+ * one which makes the device's other calls. */
+
+/* Let mounts lie at paths: once (EBUSY). Mount 0, if there is one by now, is at "/"; else, before rings run, "/" is a
+ * read-only directory that holds nothing but the way to mounts, as are other directories on the way where the mount
+ * above has none. proc_self_fd: as for mounting directories, where that may be done later; -1: never. */
+int vhostfs_device_plant(vhostfs_device *device, int proc_self_fd);
+/* A number for the next mount, which none had since the guest's session began; ENOSPC after 254 of them. */
+int vhostfs_device_free_mount(vhostfs_device *device);
+/* Let the guest find a mount at an absolute path, other than "/". A guest that trusts what the mount above said of
+ * the name finds the new one when that time is over. EINVAL: no absolute path, or no tree; EBUSY: another mount is
+ * there, or the mount elsewhere; ENOENT: no such mount; ENAMETOOLONG; ENOSPC: the paths have more than 1,023
+ * components. */
+int vhostfs_device_attach(vhostfs_device *device, const char *path, uint16_t mount);
+/* Take a mount away at once, as umount -l does: what the guest has of it is stale, requests under way are answered,
+ * and it is freed when they are. EBUSY: others lie below it, or it is mount 0; ENOENT: no such mount. */
+int vhostfs_device_unmount(vhostfs_device *device, uint16_t mount);
 
 /* ---- The process ---- */
 

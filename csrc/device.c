@@ -283,6 +283,44 @@ int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base)
 
 /* ---- Mounts ---- */
 
+/* Keep the first for the threads that are started from now on. */
+static int keep_proc_self_fd(struct vhostfs_device *device, int proc_self_fd)
+{
+    if (device->proc_self_fd >= 0)
+        return 0;
+    for (uint32_t i = 0; i < device->options.queues; i++) {
+        if (device->queues[i] != NULL && device->queues[i]->has_thread)
+            return -EBUSY;
+    }
+    device->proc_self_fd = fcntl(proc_self_fd, F_DUPFD_CLOEXEC, 3);
+    if (device->proc_self_fd < 0)
+        return -errno;
+    device->environment.proc_self_fd = device->proc_self_fd;
+    device->pool.proc_self_fd = device->proc_self_fd;
+    return 0;
+}
+
+int vhostfs_device_plant(vhostfs_device *device, int proc_self_fd)
+{
+    int error = proc_self_fd >= 0 ? keep_proc_self_fd(device, proc_self_fd) : 0;
+    return error != 0 ? error : session_plant(&device->session);
+}
+
+int vhostfs_device_free_mount(vhostfs_device *device)
+{
+    return session_free_mount(&device->session);
+}
+
+int vhostfs_device_attach(vhostfs_device *device, const char *path, uint16_t mount)
+{
+    return session_attach(&device->session, path, mount);
+}
+
+int vhostfs_device_unmount(vhostfs_device *device, uint16_t mount)
+{
+    return session_unmount(&device->session, mount);
+}
+
 int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_t opcodes,
                                  vhostfs_handoff **handoff)
 {
@@ -298,15 +336,10 @@ int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_
 int vhostfs_device_mount_passthrough(vhostfs_device *device, uint16_t mount,
                                      const struct vhostfs_passthrough_options *options)
 {
-    if (device->proc_self_fd < 0) {
-        device->proc_self_fd = fcntl(options->proc_self_fd, F_DUPFD_CLOEXEC, 3);
-        if (device->proc_self_fd < 0)
-            return -errno;
-        device->environment.proc_self_fd = device->proc_self_fd;
-        device->pool.proc_self_fd = device->proc_self_fd;
-    }
     struct filesystem *filesystem = NULL;
-    int error = passthrough_create(options, &device->session, mount, &filesystem);
+    int error = keep_proc_self_fd(device, options->proc_self_fd);
+    if (error == 0)
+        error = passthrough_create(options, &device->session, mount, &filesystem);
     if (error != 0)
         return error;
     error = session_mount(&device->session, mount, filesystem);

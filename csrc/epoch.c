@@ -10,7 +10,7 @@ void epoch_domain_init(struct epoch_domain *domain)
     atomic_init(&domain->backlog, 0);
     atomic_init(&domain->descriptors, 0);
     domain->most_backlog = EPOCH_BACKLOG;
-    domain->most_descriptors = 0;
+    atomic_init(&domain->most_descriptors, 0);
     pthread_mutex_init(&domain->lock, NULL);
     domain->readers = NULL;
     domain->oldest = NULL;

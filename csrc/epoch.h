@@ -31,11 +31,11 @@ struct epoch_reader {
 
 struct epoch_domain {
     alignas(64) _Atomic uint64_t current;
-    _Atomic bool waiting;         /* something is retired: leaving readers try to reclaim */
-    _Atomic uint64_t backlog;     /* how much; written under lock */
-    _Atomic uint64_t descriptors; /* among that, of nodes that gave them up; counted by their owner */
-    uint64_t most_backlog;        /* EPOCH_BACKLOG; set before there are readers, as the next */
-    uint64_t most_descriptors;
+    _Atomic bool waiting;              /* something is retired: leaving readers try to reclaim */
+    _Atomic uint64_t backlog;          /* how much; written under lock */
+    _Atomic uint64_t descriptors;      /* among that, of nodes that gave them up; counted by their owner */
+    uint64_t most_backlog;             /* EPOCH_BACKLOG; set before there are readers */
+    _Atomic uint64_t most_descriptors; /* the sum of what their owners may have waiting */
     alignas(64) pthread_mutex_t lock;
     struct epoch_reader *readers; /* under lock */
     struct epoch_retired *oldest; /* under lock; oldest first */
@@ -57,7 +57,8 @@ void epoch_leave(struct epoch_domain *domain, struct epoch_reader *reader);
 static inline bool epoch_crowded(const struct epoch_domain *domain)
 {
     return atomic_load_explicit(&domain->backlog, memory_order_relaxed) > domain->most_backlog ||
-           atomic_load_explicit(&domain->descriptors, memory_order_relaxed) > domain->most_descriptors;
+           atomic_load_explicit(&domain->descriptors, memory_order_relaxed) >
+               atomic_load_explicit(&domain->most_descriptors, memory_order_relaxed);
 }
 
 /* The object must be unreachable for readers that enter from now on. May be called inside or outside. */

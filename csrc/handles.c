@@ -123,17 +123,24 @@ static void give_slot_back(struct handle_table *table, uint32_t number)
     pthread_mutex_unlock(&table->lock);
 }
 
+static void free_handle(struct handle *handle)
+{
+    close(handle->fd);
+    handle_discount_descriptor(handle->table);
+    pthread_mutex_destroy(&handle->stream.lock);
+    free(handle->stream.buffer);
+    free(handle);
+}
+
 static bool release_handle(struct epoch_retired *retired)
 {
     struct handle *handle = (struct handle *)(void *)retired;
     /* Acquire, pairs with the release in request_finish. */
     if (atomic_load_explicit(&handle->pins, memory_order_acquire) != 0)
         return false;
-    close(handle->fd);
-    handle_discount_descriptor(handle->table);
-    pthread_mutex_destroy(&handle->stream.lock);
-    free(handle->stream.buffer);
-    free(handle);
+    struct passthrough *share = handle->table->share;
+    free_handle(handle);
+    filesystem_released(&share->filesystem);
     return true;
 }
 
@@ -161,7 +168,7 @@ int handle_create(struct request *request, int fd, enum handle_kind kind, int fl
     pthread_mutex_init(&handle->stream.lock, NULL);
     int error = publish(table, handle);
     if (error != 0) {
-        release_handle(&handle->retired);
+        free_handle(handle);
         return error;
     }
     *fh = handle->fh;
@@ -205,7 +212,7 @@ bool handle_close(struct request *request, uint64_t fh, enum handle_kind kind)
     if (!atomic_compare_exchange_strong(&slot->handle, &handle, NULL))
         return false;
     give_slot_back(table, (uint32_t)fh);
-    epoch_retire(&request->session->epochs, &handle->retired, release_handle);
+    filesystem_retire(&table->share->filesystem, &request->session->epochs, &handle->retired, release_handle);
     return true;
 }
 
@@ -233,7 +240,8 @@ void handle_table_end(struct handle_table *table)
         if (handle == NULL)
             continue;
         give_slot_back(table, number);
-        epoch_retire(&table->share->session->epochs, &handle->retired, release_handle);
+        filesystem_retire(&table->share->filesystem, &table->share->session->epochs, &handle->retired,
+                          release_handle);
     }
 }
 

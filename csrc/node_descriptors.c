@@ -26,10 +26,15 @@
 
 struct retired_descriptor {
     struct epoch_retired retired;
-    struct epoch_domain *epochs;
+    struct passthrough *share;
     struct node *node; /* NULL: a mount's */
     int fd;
 };
+
+static uint64_t most_retired(const struct node_descriptors *descriptors)
+{
+    return RETIRED_DESCRIPTORS + descriptors->budget / 16;
+}
 
 int node_descriptors_init(struct node_table *table)
 {
@@ -39,7 +44,7 @@ int node_descriptors_init(struct node_table *table)
     descriptors->budget = budget > 1U << 24 ? 1U << 24 : (uint32_t)budget;
     atomic_init(&descriptors->patience, EVICT_TRIES);
     descriptors->holders = calloc(descriptors->budget, sizeof(struct node *));
-    table->share->session->epochs.most_descriptors += RETIRED_DESCRIPTORS + descriptors->budget / 16;
+    atomic_fetch_add(&table->share->session->epochs.most_descriptors, most_retired(descriptors));
     return descriptors->holders != NULL ? 0 : -ENOMEM;
 }
 
@@ -125,9 +130,11 @@ static bool release_descriptor(struct epoch_retired *retired)
     const struct node *node = descriptor->node;
     if (node != NULL && atomic_load_explicit(&node->pins, memory_order_acquire) != 0)
         return false;
+    struct passthrough *share = descriptor->share;
     close(descriptor->fd);
-    atomic_fetch_sub_explicit(&descriptor->epochs->descriptors, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&share->session->epochs.descriptors, 1, memory_order_relaxed);
     free(descriptor);
+    filesystem_released(&share->filesystem);
     return true;
 }
 
@@ -135,14 +142,15 @@ _Static_assert(offsetof(struct retired_descriptor, retired) == 0,
                "a retired descriptor starts with what is retired");
 
 /* Close a descriptor of the node when nobody can be using it any more. */
-static void retire_descriptor(struct epoch_domain *epochs, struct retired_descriptor *descriptor,
+static void retire_descriptor(struct passthrough *share, struct retired_descriptor *descriptor,
                               struct node *node, int fd)
 {
-    descriptor->epochs = epochs;
+    struct epoch_domain *epochs = &share->session->epochs;
+    descriptor->share = share;
     descriptor->fd = fd;
     descriptor->node = node;
     atomic_fetch_add_explicit(&epochs->descriptors, 1, memory_order_relaxed);
-    epoch_retire(epochs, &descriptor->retired, release_descriptor);
+    filesystem_retire(&share->filesystem, epochs, &descriptor->retired, release_descriptor);
 }
 
 void node_descriptors_end(struct node_table *table)
@@ -156,7 +164,7 @@ void node_descriptors_end(struct node_table *table)
             free(descriptor); /* without memory, the next session has use for the rest too */
             break;
         }
-        retire_descriptor(&table->share->session->epochs, descriptor, NULL, fd);
+        retire_descriptor(table->share, descriptor, NULL, fd);
     }
     pthread_mutex_unlock(&descriptors->lock);
 }
@@ -166,37 +174,37 @@ void node_descriptors_destroy(struct node_table *table)
     struct node_descriptors *descriptors = &table->descriptors;
     for (int fd = node_take_mount(table); fd >= 0; fd = node_take_mount(table))
         close(fd);
+    atomic_fetch_sub(&table->share->session->epochs.most_descriptors, most_retired(descriptors));
     free(descriptors->holders);
     pthread_mutex_destroy(&descriptors->lock);
 }
 
 /* Use a descriptor for this request alone. */
-static int lend_descriptor(struct epoch_domain *epochs, struct node *node, int fd)
+static int lend_descriptor(struct node *node, int fd)
 {
     struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
     if (descriptor == NULL) {
         close(fd);
         return -ENOMEM;
     }
-    retire_descriptor(epochs, descriptor, node, fd);
+    retire_descriptor(node->table->share, descriptor, node, fd);
     return fd;
 }
 
-int node_keep_descriptor(struct request *request, struct node *node, int fd)
+int node_keep_descriptor(struct node *node, int fd)
 {
-    struct epoch_domain *epochs = &request->session->epochs;
     int kept = publish_descriptor(node, fd);
-    if (kept == -1 && node_evict(node->table, epochs, EVICT_BATCH) > 0)
+    if (kept == -1 && node_evict(node->table, EVICT_BATCH) > 0)
         kept = publish_descriptor(node, fd);
     if (kept < 0)
-        return lend_descriptor(epochs, node, fd);
+        return lend_descriptor(node, fd);
     if (kept != fd)
         close(fd);
     return kept;
 }
 
 /* Whether the node had that very descriptor, as node.fd had it, and has it no more. */
-static bool give_up(struct node *node, struct epoch_domain *epochs, int fd)
+static bool give_up(struct node *node, int fd)
 {
     struct node_descriptors *descriptors = &node->table->descriptors;
     struct retired_descriptor *descriptor = malloc(sizeof(*descriptor));
@@ -211,7 +219,7 @@ static bool give_up(struct node *node, struct epoch_domain *epochs, int fd)
         free(descriptor);
         return false;
     }
-    retire_descriptor(epochs, descriptor, node, fd < 0 ? UNVERIFIED(fd) : fd);
+    retire_descriptor(node->table->share, descriptor, node, fd < 0 ? UNVERIFIED(fd) : fd);
     return true;
 }
 
@@ -225,14 +233,14 @@ static int check_same(const struct node *node, int fd)
 }
 
 /* The node's descriptor, verified by now, or -1: what was opened by name and is another's is given up. Inside an epoch. */
-static int verified_descriptor(struct node *node, struct epoch_domain *epochs)
+static int verified_descriptor(struct node *node)
 {
     int fd = atomic_load_explicit(&node->fd, memory_order_acquire);
     if (fd >= -1)
         return fd;
     int verified = UNVERIFIED(fd);
     if (check_same(node, verified) != 0) {
-        give_up(node, epochs, fd);
+        give_up(node, fd);
         return -1;
     }
     /* Who was faster has verified it too, or given it up to whoever wants it next: it stays open for this request. */
@@ -272,7 +280,7 @@ static bool can_be_found_again(struct node_table *table, struct node *node, int 
            node_matches(node, &attributes);
 }
 
-uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint32_t wanted)
+uint32_t node_evict(struct node_table *table, uint32_t wanted)
 {
     /* Where all that is open was unlinked, looking for more costs ever less. */
     uint32_t patience = atomic_load_explicit(&table->descriptors.patience, memory_order_relaxed);
@@ -281,8 +289,8 @@ uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint3
         struct node *node = next_victim(&table->descriptors);
         if (node == NULL)
             break;
-        int fd = verified_descriptor(node, epochs);
-        if (fd >= 0 && can_be_found_again(table, node, fd) && give_up(node, epochs, fd))
+        int fd = verified_descriptor(node);
+        if (fd >= 0 && can_be_found_again(table, node, fd) && give_up(node, fd))
             evicted++;
     }
     uint32_t next = evicted > 0 ? EVICT_TRIES : patience > 2 ? patience / 2 : 1;
@@ -293,7 +301,7 @@ uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint3
 
 bool node_table_relieve(struct node_table *table)
 {
-    return node_evict(table, &table->share->session->epochs, EVICT_BATCH) > 0;
+    return node_evict(table, EVICT_BATCH) > 0;
 }
 
 /* ---- Opening ---- */
@@ -424,7 +432,7 @@ static int open_by_open_file(struct request *request, const struct node *node)
 /* By the ways there are, the most certain first. */
 static int open_descriptor(struct request *request, struct node *node)
 {
-    int present = verified_descriptor(node, &request->session->epochs);
+    int present = verified_descriptor(node);
     if (present >= 0)
         return present;
     int fd = open_by_file_handle(node);
@@ -432,14 +440,14 @@ static int open_descriptor(struct request *request, struct node *node)
         fd = open_by_way(node);
     if (fd == -ESTALE) {
         wait_for_renames(node->table);
-        present = verified_descriptor(node, &request->session->epochs);
+        present = verified_descriptor(node);
         if (present >= 0)
             return present;
         fd = open_by_way(node);
     }
     if (fd == -ESTALE)
         fd = open_by_open_file(request, node);
-    return fd >= 0 ? node_keep_descriptor(request, node, fd) : fd;
+    return fd >= 0 ? node_keep_descriptor(node, fd) : fd;
 }
 
 int node_descriptor(struct request *request, struct node *node)
@@ -453,18 +461,18 @@ int node_descriptor(struct request *request, struct node *node)
     return fd;
 }
 
-void node_hold(struct request *request, struct node *node, int parent_fd, const char *name)
+void node_hold(struct node *node, int parent_fd, const char *name)
 {
     int fd = present_descriptor(node);
     if (fd < -1)
-        fd = verified_descriptor(node, &request->session->epochs); /* of an attempt before this */
+        fd = verified_descriptor(node); /* of an attempt before this */
     if (fd >= 0)
         return;
     fd = openat(parent_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return;
     int kept = publish_descriptor(node, UNVERIFIED(fd));
-    if (kept == -1 && node_evict(node->table, &request->session->epochs, EVICT_BATCH) > 0)
+    if (kept == -1 && node_evict(node->table, EVICT_BATCH) > 0)
         kept = publish_descriptor(node, UNVERIFIED(fd));
     if (kept != UNVERIFIED(fd))
         close(fd);

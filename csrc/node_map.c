@@ -177,7 +177,9 @@ static bool release_node(struct epoch_retired *retired)
     node_free_name(node);
     node_close_descriptor(node);
     free(atomic_exchange_explicit(&node->file_handle, NULL, memory_order_relaxed));
+    struct filesystem *filesystem = &node->table->share->filesystem;
     give_slot_back(node);
+    filesystem_released(filesystem);
     return true;
 }
 
@@ -187,7 +189,7 @@ static void bury(struct node *node)
     unmap(node);
     node_bury_name(node);
     node_leave_clock(node);
-    epoch_retire(epochs_of(node->table), &node->retired, release_node);
+    filesystem_retire(&node->table->share->filesystem, epochs_of(node->table), &node->retired, release_node);
 }
 
 static void bury_if_unused(struct node *node)

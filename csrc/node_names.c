@@ -44,13 +44,16 @@ static bool release_name(struct epoch_retired *retired)
 {
     struct node_name *name =
         (struct node_name *)(void *)((uint8_t *)retired - offsetof(struct node_name, retired));
+    struct filesystem *filesystem = &name->parent->table->share->filesystem;
     free_name(name);
+    filesystem_released(filesystem);
     return true;
 }
 
 static void retire_name(struct node_table *table, struct node_name *name)
 {
-    epoch_retire(&table->share->session->epochs, &name->retired, release_name);
+    struct passthrough *share = table->share;
+    filesystem_retire(&share->filesystem, &share->session->epochs, &name->retired, release_name);
 }
 
 /* Take a name, which the caller took out of its node, out of the index. */

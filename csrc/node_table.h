@@ -159,16 +159,16 @@ void node_descriptors_end(struct node_table *table);
 void node_descriptors_destroy(struct node_table *table);
 /* Keep a descriptor (O_PATH, known to be the node's) as the node's own, or, without room, for this request
  * alone. Takes fd. A descriptor that is good for the request, or -ENOMEM. */
-int node_keep_descriptor(struct request *request, struct node *node, int fd);
+int node_keep_descriptor(struct node *node, int fd);
 /* Have the node, which is known as (parent, name), keep a descriptor for when that name is gone: opened by name now, and
  * asked only when it is needed whether it is the node's. Where that fails, the node will be stale. */
-void node_hold(struct request *request, struct node *node, int parent_fd, const char *name);
+void node_hold(struct node *node, int parent_fd, const char *name);
 /* The node is dead: who looks for descriptors to give up shall not find it any more. */
 void node_leave_clock(struct node *node);
 /* Close the node's descriptor; nobody can see the node any more. */
 void node_close_descriptor(struct node *node);
 /* Give up some descriptors. How many. */
-uint32_t node_evict(struct node_table *table, struct epoch_domain *epochs, uint32_t wanted);
+uint32_t node_evict(struct node_table *table, uint32_t wanted);
 
 /* ---- node_file_handles.c ---- */
 

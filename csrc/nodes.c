@@ -164,7 +164,7 @@ int node_enter_opened(struct request *request, struct node *parent, const char *
     }
     int error = name != NULL ? node_set_name(node, parent, name) : 0;
     if (fd >= 0)
-        node_keep_descriptor(request, node, fd);
+        node_keep_descriptor(node, fd);
     /* Without a name, nothing else leads there. */
     if (name == NULL && atomic_load_explicit(&node->fd, memory_order_acquire) < 0)
         error = -ENFILE;
@@ -198,7 +198,7 @@ struct node *node_before_removal(struct request *request, struct node *parent, i
 {
     struct node *node = node_named(passthrough_of(request)->nodes, parent, name);
     if (node != NULL)
-        node_hold(request, node, parent_fd, name);
+        node_hold(node, parent_fd, name);
     return node;
 }
 

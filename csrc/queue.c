@@ -230,16 +230,16 @@ static void stage(struct queue *queue, struct batch *batch, const struct request
         flush(queue, batch);
 }
 
-/* Give a detached request to the pool. 0; or the error to answer, and it stays the caller's. */
-static int give_to_pool(struct queue *queue, struct request *detached)
+/* Give a detached request to a file system that takes it, or (NULL) to the pool. 0; or the error to answer, and it
+ * stays the caller's. */
+static int give_away(struct queue *queue, struct request *detached, struct filesystem *taker)
 {
     pthread_mutex_lock(&queue->used_lock);
     queue->throttled = ++queue->in_flight >= QUEUE_IN_FLIGHT;
     queue->wake_at_half = queue->throttled;
     pthread_mutex_unlock(&queue->used_lock);
-    struct filesystem *filesystem = detached->filesystem;
-    int error = filesystem->submit != NULL ? filesystem->submit(filesystem, detached)
-                                           : pool_submit(queue->environment->pool, detached);
+    int error =
+        taker != NULL ? taker->submit(taker, detached) : pool_submit(queue->environment->pool, detached);
     if (error == 0)
         return 0;
     pthread_mutex_lock(&queue->used_lock);
@@ -268,7 +268,8 @@ static int hand_over(struct queue *queue, const struct request *request)
         if (uring != NULL && uring_stage(uring, detached))
             return 0;
     }
-    int error = give_to_pool(queue, detached);
+    struct filesystem *filesystem = detached->filesystem;
+    int error = give_away(queue, detached, filesystem->submit != NULL ? filesystem : NULL);
     if (error != 0)
         request_free(detached);
     return error;
@@ -292,7 +293,7 @@ static void submit_transfers(struct queue *queue)
     struct request *next = NULL;
     for (struct request *request = uring_submit(queue->uring); request != NULL; request = next) {
         next = request->next;
-        int error = give_to_pool(queue, request);
+        int error = give_away(queue, request, NULL);
         if (error != 0)
             finish_detached(queue, &batch, request, error);
     }
@@ -310,7 +311,7 @@ static void return_transfers(struct queue *queue)
          request = uring_next(queue->uring, &moved)) {
         int32_t result = request->transfer.outcome(request, moved);
         if (result == REQUEST_WOULD_SLEEP) {
-            result = give_to_pool(queue, request);
+            result = give_away(queue, request, NULL);
             if (result == 0)
                 continue;
         }

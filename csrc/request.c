@@ -2,6 +2,7 @@
 #include "request.h"
 #include "epoch.h"
 #include "memory.h"
+#include "mount_tree.h"
 #include "session.h"
 
 #include <errno.h>
@@ -51,6 +52,7 @@ int request_begin(struct request *request, uint8_t *buffer)
     request->arguments_position = 0;
     request->readable_position = 0;
     request->filesystem = NULL;
+    request->tree_step = TREE_NONE;
     request->used_length = 0;
     request->pins = 0;
     request->transfer.size = 0;
@@ -124,6 +126,8 @@ static void drop_pins(struct request *request)
 
 void request_finish(struct request *request, int32_t result)
 {
+    if (request->tree_step != TREE_NONE || result == -ENOSYS)
+        result = mount_tree_settle(request, result);
     drop_pins(request);
     request->used_length = 0;
     if (result == REQUEST_NO_REPLY)
@@ -234,6 +238,7 @@ bool request_may_sleep(struct request *request)
     if (!request->on_pool)
         return false;
     if (request->inside_epoch) {
+        request_pin(request, &request->filesystem->pins);
         epoch_leave(&request->session->epochs, request->reader);
         request->inside_epoch = false;
     }
@@ -277,6 +282,15 @@ bool reply_at(struct request *request, size_t offset, const void *bytes, size_t 
     if (offset > SIZE_MAX - sizeof(struct fuse_out_header))
         return false;
     return store(request, sizeof(struct fuse_out_header) + offset, bytes, size);
+}
+
+bool reply_back(const struct request *request, size_t offset, void *bytes, size_t size)
+{
+    struct iovec vector[CHAIN_VECTORS];
+    if (size == 0 || reply_vectors(request, offset, size, vector) < 0)
+        return size == 0;
+    copy_in(vector, bytes, size);
+    return true;
 }
 
 int reply_vectors(const struct request *request, size_t offset, size_t size, struct iovec *vector)

@@ -61,7 +61,16 @@ struct request_transfer {
     int32_t (*outcome)(struct request *request, int32_t moved);
 };
 
-#define REQUEST_PINS 4
+#define REQUEST_PINS 5 /* four objects, and their file system */
+
+/* What becomes of an answer in a tree of mounts (mount_tree.c). */
+enum tree_step {
+    TREE_NONE,
+    TREE_ROOT_ENTRY, /* the attributes of a mount's root become the entry that was looked up */
+    TREE_NOTE_ENTRY, /* the way to a mount leads through this directory */
+    TREE_LISTING,    /* names that lead to mounts are to be looked up */
+    TREE_STATX,      /* attributes become what STATX asked for */
+};
 
 struct request {
     struct fuse_in_header in; /* our copy */
@@ -78,7 +87,9 @@ struct request {
     bool on_pool;                  /* runs on a thread that may sleep */
     bool inside_epoch;             /* pool: not yet left by request_may_sleep */
     bool log_writes;               /* LOG_ALL: what is written is marked dirty */
+    uint8_t tree_step;             /* enum tree_step, with the waypoint it is about */
     uint32_t used_length;          /* set by request_finish */
+    uint64_t waypoint;
     uint32_t pins;
     _Atomic uint32_t *pinned[REQUEST_PINS];
     struct request_transfer transfer;
@@ -134,6 +145,8 @@ size_t reply_room(const struct request *request);
 int32_t reply_bytes(struct request *request, const void *payload, size_t size);
 /* Store bytes at an offset into the payload. False: they do not fit. */
 bool reply_at(struct request *request, size_t offset, const void *bytes, size_t size);
+/* Read back what was stored; a guest may have changed it. False: beyond the room. */
+bool reply_back(const struct request *request, size_t offset, void *bytes, size_t size);
 /* Vectors over the first `size` bytes of payload room from `offset` on. Count in `vector` (CHAIN_VECTORS);
  * -EIO: no room. */
 int reply_vectors(const struct request *request, size_t offset, size_t size, struct iovec *vector);

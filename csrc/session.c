@@ -1,5 +1,6 @@
 /* Sessions: INIT, DESTROY, and the way from an opcode to the file system that answers it. */
 #include "session.h"
+#include "mount_tree.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -13,27 +14,133 @@ void session_init(struct session *session, const struct vhostfs_session_options 
     pthread_mutex_init(&session->lock, NULL);
 }
 
+static uint16_t mounts_end(const struct session *session)
+{
+    return (uint16_t)atomic_load_explicit(&session->mounts_end, memory_order_acquire);
+}
+
 void session_destroy(struct session *session)
 {
     session_end(session);
     epoch_drain(&session->epochs); /* while the tables are still there */
-    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
-        if (session->mounts[i] != NULL)
-            session->mounts[i]->destroy(session->mounts[i]);
+    for (uint16_t i = 0; i < mounts_end(session); i++) {
+        struct filesystem *filesystem = session_find(session, i);
+        if (filesystem != NULL)
+            filesystem->destroy(filesystem);
     }
+    while (session->removed != NULL) {
+        struct filesystem *filesystem = session->removed;
+        session->removed = filesystem->next;
+        filesystem->destroy(filesystem);
+    }
+    struct mount_tree *tree = atomic_load(&session->tree);
+    if (tree != NULL)
+        mount_tree_destroy(tree);
     epoch_domain_destroy(&session->epochs);
     pthread_mutex_destroy(&session->lock);
 }
 
+/* ---- Mounts ---- */
+
 int session_mount(struct session *session, uint16_t mount, struct filesystem *filesystem)
 {
-    if (mount >= SESSION_MOUNTS)
+    if (mount >= PSEUDO_MOUNT)
         return -EINVAL;
-    if (session->mounts[mount] != NULL)
+    pthread_mutex_lock(&session->lock);
+    int error = session->used[mount] ? -EBUSY : 0;
+    if (error == 0) {
+        session->used[mount] = true;
+        if (atomic_load(&session->minor) != 0)
+            filesystem->begin(filesystem, atomic_load(&session->flags));
+        atomic_store_explicit(&session->mounts[mount], filesystem, memory_order_release);
+        if (mount >= mounts_end(session))
+            atomic_store_explicit(&session->mounts_end, mount + 1U, memory_order_release);
+    }
+    pthread_mutex_unlock(&session->lock);
+    return error;
+}
+
+int session_free_mount(struct session *session)
+{
+    int found = -ENOSPC;
+    pthread_mutex_lock(&session->lock);
+    for (int mount = 1; mount < PSEUDO_MOUNT && found < 0; mount++) {
+        if (!session->used[mount])
+            found = mount;
+    }
+    pthread_mutex_unlock(&session->lock);
+    return found;
+}
+
+int session_plant(struct session *session)
+{
+    if (atomic_load(&session->tree) != NULL)
         return -EBUSY;
-    session->mounts[mount] = filesystem;
+    bool has_root = session_find(session, 0) != NULL;
+    struct mount_tree *tree = mount_tree_create(session, has_root);
+    if (tree == NULL)
+        return -ENOMEM;
+    if (!has_root)
+        session_mount(session, 0, &tree->pseudo);
+    atomic_store_explicit(&session->mounts[PSEUDO_MOUNT], &tree->pseudo, memory_order_release);
+    atomic_store_explicit(&session->tree, tree, memory_order_release);
     return 0;
 }
+
+int session_attach(struct session *session, const char *path, uint16_t mount)
+{
+    struct mount_tree *tree = atomic_load(&session->tree);
+    if (tree == NULL || mount == 0)
+        return -EINVAL;
+    if (mount >= PSEUDO_MOUNT || session_find(session, mount) == NULL)
+        return -ENOENT;
+    return mount_tree_add(tree, path, mount);
+}
+
+/* No reader that found it as a mount is left. False: requests that sleep use it, or what was its own is not freed
+ * yet. */
+static bool release_filesystem(struct epoch_retired *retired)
+{
+    struct filesystem *filesystem =
+        (struct filesystem *)(void *)((uint8_t *)retired - offsetof(struct filesystem, retired));
+    /* Acquire, pairs with the release in request_finish. */
+    if (atomic_load_explicit(&filesystem->pins, memory_order_acquire) != 0)
+        return false;
+    /* What was under way left nodes and handles behind. */
+    if (!filesystem->ended)
+        filesystem->end(filesystem);
+    filesystem->ended = true;
+    /* Acquire, pairs with the release in filesystem_released. */
+    if (atomic_load_explicit(&filesystem->retiring, memory_order_acquire) != 0)
+        return false;
+    filesystem->destroy(filesystem);
+    return true;
+}
+
+int session_unmount(struct session *session, uint16_t mount)
+{
+    struct mount_tree *tree = atomic_load(&session->tree);
+    if (mount == 0)
+        return -EBUSY;
+    pthread_mutex_lock(&session->lock);
+    struct filesystem *filesystem = mount < PSEUDO_MOUNT ? session_find(session, mount) : NULL;
+    int error = filesystem == NULL ? -ENOENT : tree != NULL ? mount_tree_remove(tree, mount) : 0;
+    if (error == 0) {
+        atomic_store_explicit(&session->mounts[mount], NULL, memory_order_release);
+        filesystem->end(filesystem);
+        if (filesystem->submit != NULL) {
+            filesystem->next = session->removed;
+            session->removed = filesystem;
+        } else {
+            epoch_retire(&session->epochs, &filesystem->retired, release_filesystem);
+        }
+    }
+    pthread_mutex_unlock(&session->lock);
+    epoch_reclaim(&session->epochs);
+    return error;
+}
+
+/* ---- The session's life ---- */
 
 static void announce(const struct session *session, const char *text)
 {
@@ -45,10 +152,15 @@ static void announce(const struct session *session, const char *text)
 static void end_locked(struct session *session)
 {
     bool running = atomic_exchange(&session->minor, 0) != 0;
-    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
-        if (session->mounts[i] != NULL)
-            session->mounts[i]->end(session->mounts[i]);
+    for (uint16_t i = 0; i < mounts_end(session); i++) {
+        struct filesystem *filesystem = session_find(session, i);
+        session->used[i] = filesystem != NULL;
+        if (filesystem != NULL)
+            filesystem->end(filesystem);
     }
+    struct mount_tree *tree = atomic_load(&session->tree);
+    if (tree != NULL)
+        mount_tree_end(tree);
     atomic_store(&session->flags, 0);
     if (running)
         announce(session, "session ended");
@@ -72,9 +184,10 @@ static void begin_locked(struct session *session, uint32_t minor, uint64_t flags
 {
     atomic_store(&session->flags, flags);
     session->beginning_minor = minor;
-    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
-        if (session->mounts[i] != NULL)
-            session->mounts[i]->begin(session->mounts[i], flags);
+    for (uint16_t i = 0; i < mounts_end(session); i++) {
+        struct filesystem *filesystem = session_find(session, i);
+        if (filesystem != NULL)
+            filesystem->begin(filesystem, flags);
     }
     atomic_store(&session->minor, minor);
     char text[VHOSTFS_EVENT_TEXT_SIZE];
@@ -148,7 +261,9 @@ static int32_t call(struct request *request, operation *answer)
     int32_t result = answer(request);
     if (result == REQUEST_NO_DESCRIPTORS && relieve(request)) {
         request_again(request);
-        result = answer(request);
+        /* In the new epoch the mount may be gone. */
+        bool there = session_find(request->session, nodeid_mount(request->in.nodeid)) == request->filesystem;
+        result = there ? answer(request) : -ESTALE;
     }
     return result == REQUEST_NO_DESCRIPTORS ? -ENFILE : result;
 }
@@ -162,27 +277,42 @@ static bool never_answered(uint32_t opcode)
 
 void session_cancel(struct session *session, const struct queue *queue, bool all)
 {
-    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
-        if (session->mounts[i] != NULL && session->mounts[i]->cancel != NULL)
-            session->mounts[i]->cancel(session->mounts[i], queue, all);
+    pthread_mutex_lock(&session->lock); /* none is removed meanwhile */
+    for (uint16_t i = 0; i < mounts_end(session); i++) {
+        struct filesystem *filesystem = session_find(session, i);
+        if (filesystem != NULL && filesystem->cancel != NULL)
+            filesystem->cancel(filesystem, queue, all);
     }
+    for (struct filesystem *removed = session->removed; removed != NULL; removed = removed->next) {
+        if (removed->cancel != NULL)
+            removed->cancel(removed, queue, all);
+    }
+    pthread_mutex_unlock(&session->lock);
 }
 
 void session_give_up(struct session *session, const struct queue *queue)
 {
-    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
-        if (session->mounts[i] != NULL && session->mounts[i]->give_up != NULL)
-            session->mounts[i]->give_up(session->mounts[i], queue);
+    pthread_mutex_lock(&session->lock); /* none is removed meanwhile */
+    for (uint16_t i = 0; i < mounts_end(session); i++) {
+        struct filesystem *filesystem = session_find(session, i);
+        if (filesystem != NULL && filesystem->give_up != NULL)
+            filesystem->give_up(filesystem, queue);
     }
+    for (struct filesystem *removed = session->removed; removed != NULL; removed = removed->next) {
+        if (removed->give_up != NULL)
+            removed->give_up(removed, queue);
+    }
+    pthread_mutex_unlock(&session->lock);
 }
 
 /* The end is told to all; who answers outside of the rings' threads answers DESTROY when it is done with it. */
 static int32_t answer_destroy(struct session *session, struct request *request)
 {
     session_end(session);
-    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
-        if (session->mounts[i] != NULL && session->mounts[i]->submit != NULL) {
-            request->filesystem = session->mounts[i];
+    for (uint16_t i = 0; i < mounts_end(session); i++) {
+        struct filesystem *filesystem = session_find(session, i);
+        if (filesystem != NULL && filesystem->submit != NULL) {
+            request->filesystem = filesystem;
             return REQUEST_WOULD_SLEEP;
         }
     }
@@ -194,8 +324,11 @@ static int32_t answer_destroy(struct session *session, struct request *request)
 static int32_t tell_all(struct session *session, struct request *request)
 {
     int32_t result = REQUEST_NO_REPLY;
-    for (size_t i = 0; i < SESSION_MOUNTS; i++) {
-        struct filesystem *filesystem = session->mounts[i];
+    struct mount_tree *tree = atomic_load_explicit(&session->tree, memory_order_acquire);
+    if (tree != NULL && request->in.opcode == FUSE_BATCH_FORGET)
+        mount_tree_forget(tree, request);
+    for (uint16_t i = 0; i < mounts_end(session); i++) {
+        struct filesystem *filesystem = session_find(session, i);
         operation *tell = filesystem != NULL ? filesystem->operations[request->in.opcode] : NULL;
         if (tell == NULL)
             continue;
@@ -227,10 +360,16 @@ int32_t session_dispatch(struct session *session, struct request *request)
         return answer_destroy(session, request);
     if (opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT)
         return tell_all(session, request);
-    uint16_t mount = nodeid_mount(request->in.nodeid);
-    if (mount >= SESSION_MOUNTS || session->mounts[mount] == NULL)
+    struct mount_tree *tree = atomic_load_explicit(&session->tree, memory_order_acquire);
+    if (tree != NULL && request->tree_step == TREE_NONE) {
+        int32_t result = 0;
+        if (mount_tree_route(tree, request, &result))
+            return result;
+        opcode = request->in.opcode;
+    }
+    request->filesystem = session_find(session, nodeid_mount(request->in.nodeid));
+    if (request->filesystem == NULL)
         return never_answered(opcode) ? REQUEST_NO_REPLY : -ESTALE;
-    request->filesystem = session->mounts[mount];
     operation *answer = opcode < FUSE_OPCODES ? request->filesystem->operations[opcode] : NULL;
     if (answer == NULL)
         return never_answered(opcode) ? REQUEST_NO_REPLY : -ENOSYS;

@@ -4,7 +4,11 @@
 #include "epoch.h"
 #include "request.h"
 
-#define SESSION_MOUNTS 64
+struct mount_tree;
+
+/* Mount numbers; the last is that of the directories which no file system provides (mount_tree.h). */
+#define SESSION_MOUNTS 256
+#define PSEUDO_MOUNT (SESSION_MOUNTS - 1)
 
 /* A native file system, embedded at the start of its own state. */
 struct filesystem {
@@ -31,6 +35,12 @@ struct filesystem {
     void (*end)(struct filesystem *filesystem);
     /* Free all; no reader is left. */
     void (*destroy)(struct filesystem *filesystem);
+    /* What is below is the session's, but that the file system counts what it retires, and what was released. */
+    _Atomic uint64_t retiring;
+    _Atomic uint32_t pins;   /* requests that use it outside of an epoch */
+    bool ended;              /* removed, and ended once more when nobody used it any longer */
+    struct filesystem *next; /* of those that were removed */
+    struct epoch_retired retired;
 };
 
 struct session {
@@ -40,7 +50,12 @@ struct session {
     _Atomic uint32_t minor;   /* negotiated; 0 before INIT */
     pthread_mutex_t lock;     /* INIT, DESTROY and the end of a connection, one after the other */
     uint32_t beginning_minor; /* under lock: that of the session which begins */
-    struct filesystem *mounts[SESSION_MOUNTS];
+    /* Read by queue threads inside an epoch; set under lock. */
+    _Atomic(struct filesystem *) mounts[SESSION_MOUNTS];
+    _Atomic uint32_t mounts_end;       /* mounts from this number on were never made; PSEUDO_MOUNT apart */
+    _Atomic(struct mount_tree *) tree; /* NULL: one mount, at the root */
+    bool used[SESSION_MOUNTS];         /* under lock: numbers that nodeids of this session may have */
+    struct filesystem *removed;        /* under lock: those that are freed with the session */
     void (*announce)(void *context, const char *text); /* VHOSTFS_EVENT_SESSION */
     void *announce_context;
 };
@@ -50,6 +65,16 @@ void session_destroy(struct session *session);
 /* Owns the file system from then on. -EBUSY where the place is taken, -EINVAL where the number is too large.
  */
 int session_mount(struct session *session, uint16_t mount, struct filesystem *filesystem);
+/* A number that no mount had in the session that runs, or -ENOSPC. */
+int session_free_mount(struct session *session);
+/* Turn mounts into a tree: see mount_tree.h. -EBUSY: it is one. */
+int session_plant(struct session *session);
+/* Let a mount be found at a path. See vhostfs_device_attach. */
+int session_attach(struct session *session, const char *path, uint16_t mount);
+/* Take a mount away: its nodeids are stale from now on. It is freed when no request under way uses it any more;
+ * one that is answered outside of the rings' threads (submit) with the session. -EBUSY: the root, or one that others
+ * lie below; -ENOENT. */
+int session_unmount(struct session *session, uint16_t mount);
 /* End the session, if one runs: nodes and handles are dropped. The next request but INIT answers EIO. */
 void session_end(struct session *session);
 /* A ring is to be stopped: hurry what is under way outside the pool. See struct filesystem. */
@@ -57,6 +82,28 @@ void session_cancel(struct session *session, const struct queue *queue, bool all
 void session_give_up(struct session *session, const struct queue *queue);
 /* Answer a request that request_begin accepted: an operation's result, see request.h. */
 int32_t session_dispatch(struct session *session, struct request *request);
+
+/* The mount of a number, or NULL. Inside an epoch, or by who removes mounts. */
+static inline struct filesystem *session_find(const struct session *session, uint16_t mount)
+{
+    return mount < SESSION_MOUNTS ? atomic_load_explicit(&session->mounts[mount], memory_order_acquire)
+                                  : NULL;
+}
+
+/* Retire what belongs to a file system, which is not freed before. */
+static inline void filesystem_retire(struct filesystem *filesystem, struct epoch_domain *epochs,
+                                     struct epoch_retired *retired,
+                                     bool (*release)(struct epoch_retired *retired))
+{
+    atomic_fetch_add_explicit(&filesystem->retiring, 1, memory_order_relaxed);
+    epoch_retire(epochs, retired, release);
+}
+
+/* The last that the release function does. */
+static inline void filesystem_released(struct filesystem *filesystem)
+{
+    atomic_fetch_sub_explicit(&filesystem->retiring, 1, memory_order_release);
+}
 
 static inline uint16_t nodeid_mount(uint64_t nodeid)
 {

@@ -53,6 +53,18 @@ static void begin_session(struct loopback *loopback, uint64_t flags)
     loopback_detach(&thread);
 }
 
+struct passthrough *loopback_mount(struct loopback *loopback, uint16_t mount, int root_fd,
+                                   const struct vhostfs_passthrough_options *options)
+{
+    struct vhostfs_passthrough_options with = *options;
+    with.root_fd = root_fd;
+    with.proc_self_fd = loopback->proc_self_fd;
+    struct filesystem *filesystem;
+    CHECK_EQUAL(passthrough_create(&with, &loopback->session, mount, &filesystem), 0);
+    CHECK_EQUAL(session_mount(&loopback->session, mount, filesystem), 0);
+    return (struct passthrough *)(void *)filesystem;
+}
+
 void loopback_create_at(struct loopback *loopback, const char *directory,
                         const struct vhostfs_passthrough_options *options, uint64_t flags)
 {
@@ -75,15 +87,12 @@ void loopback_create_at(struct loopback *loopback, const char *directory,
                                               .max_background = 64,
                                               .congestion_threshold = 48};
     session_init(&loopback->session, &session);
-    struct vhostfs_passthrough_options mount = *options;
-    mount.root_fd = loopback->root_fd;
-    mount.proc_self_fd = loopback->proc_self_fd;
-    struct filesystem *filesystem;
-    CHECK_EQUAL(passthrough_create(&mount, &loopback->session, 0, &filesystem), 0);
     loopback->memory = memory_table_create(NULL);
     CHECK(loopback->memory != NULL);
-    loopback->share = (struct passthrough *)(void *)filesystem;
-    CHECK_EQUAL(session_mount(&loopback->session, 0, filesystem), 0);
+    if (options != NULL)
+        loopback->share = loopback_mount(loopback, 0, loopback->root_fd, options);
+    else
+        CHECK_EQUAL(session_plant(&loopback->session), 0);
     begin_session(loopback, flags);
 }
 

@@ -53,9 +53,13 @@ struct vhostfs_passthrough_options loopback_options(void);
 /* Create the temporary directory, mount it and send INIT with these flags offered (all are taken). */
 void loopback_create(struct loopback *loopback, const struct vhostfs_passthrough_options *options,
                      uint64_t flags);
-/* The same with a directory of the host that exists and stays; NULL: a temporary one. */
+/* The same with a directory of the host that exists and stays; NULL: a temporary one. Without options nothing is
+ * mounted, and the session has a tree of mounts. */
 void loopback_create_at(struct loopback *loopback, const char *directory,
                         const struct vhostfs_passthrough_options *options, uint64_t flags);
+/* Mount another directory, whose descriptor stays the caller's. */
+struct passthrough *loopback_mount(struct loopback *loopback, uint16_t mount, int root_fd,
+                                   const struct vhostfs_passthrough_options *options);
 /* End the session, check that no descriptor is left open, and remove the directory. */
 void loopback_destroy(struct loopback *loopback);
 
