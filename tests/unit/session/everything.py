@@ -289,9 +289,7 @@ def later(filesystem: type[Everything]) -> type[Everything]:
         return operation
 
     names = [
-        name
-        for name, method in vars(filesystem).items()
-        if callable(method) and name not in NO_OPERATIONS
+        name for name, method in vars(filesystem).items() if callable(method) and name not in NO_OPERATIONS
     ]
     return type("Later", (filesystem,), {name: wrapped(getattr(filesystem, name)) for name in names})
 
