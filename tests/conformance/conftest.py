@@ -1,19 +1,21 @@
-"""The ways in which the promises are checked, each a Place."""
+"""The ways in which the promises are checked, each a Place: a kind of file system, and how it is reached."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import pytest
 
 from tests.conformance.detached import detached_tmpfs
+from tests.conformance.differences import differences
 from tests.conformance.host import HostPlace
 from tests.conformance.in_process import mounted
 from tests.conformance.place import Place
 from tests.conformance.requests import RequestPlace
+from tests.conformance.ring import Devices, served
 from vhostfs.backends.memory import MemoryFilesystem
 
 SIZE: Final = 64 << 20
@@ -21,31 +23,56 @@ SIZE: Final = 64 << 20
 
 INODES: Final = 1000
 
+MOUNTS: Final = {
+    "memory": f"{{{{type: memory, size: {SIZE}, inodes: {INODES}, mode: 0755}}}}",
+    "passthrough": "{{type: passthrough, shared_dir: {tmpfs}, xattr: true, killpriv_v2: true}}",
+}
+"""What the daemon of this run serves."""
+
+WAYS: Final = ("tmpfs", "memory", *(f"{kind} by ring" for kind in MOUNTS))
+
+if os.getuid() != 0:
+    collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_report_header() -> str:
+    """Say why nothing is collected where it is not."""
+    return "" if os.getuid() == 0 else "tests/conformance: left out, as acting as several users needs root"
+
 
 @contextmanager
 def tmpfs() -> Iterator[Place]:
     """A tmpfs of this machine, the yardstick."""
     with detached_tmpfs(size=str(SIZE), nr_inodes=str(INODES), mode="755") as directory:
-        yield HostPlace(directory, frozenset({"no-zero-range"}))
+        yield HostPlace(directory, differences("tmpfs"))
 
 
 @contextmanager
 def memory() -> Iterator[Place]:
     """A memory file system served in this process."""
     with mounted(MemoryFilesystem(size=SIZE, inodes=INODES, mode=0o755)) as client:
-        yield RequestPlace(client)
+        yield RequestPlace(client, differences("memory"))
 
 
-WAYS: Final[dict[str, Callable[[], AbstractContextManager[Place]]]] = {
-    "tmpfs": tmpfs,
-    "memory": memory,
-}
+@pytest.fixture(scope="session")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
+    """Provide the daemon of this run."""
+    with served(tmp_path_factory.mktemp("devices"), MOUNTS, SIZE, INODES) as devices:
+        yield devices
 
 
 @pytest.fixture(params=WAYS)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Provide an empty directory, once for each way."""
-    if request.param == "tmpfs" and os.getuid() != 0:
-        pytest.skip("acting as several users needs root")
-    with WAYS[request.param]() as place:
-        yield place
+    kind, _, way = request.param.partition(" by ")
+    if request.param == "tmpfs":
+        with tmpfs() as place:
+            yield place
+    elif request.param == "memory":
+        with memory() as place:
+            yield place
+    else:
+        devices: Devices = request.getfixturevalue("devices")
+        with devices.place(kind, differences(kind, way)) as place:
+            place.clear()
+            yield place

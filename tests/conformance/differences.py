@@ -1,10 +1,49 @@
-"""Where file systems differ from what is promised, each with its reason: the table of docs/conformance.md."""
+"""Where a kind of file system, or a way to it, keeps a promise otherwise: the table of docs/filesystems.md.
+
+A promise that is kept otherwise somewhere asks `place.differs(key)` and checks what is so there instead.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
-DIFFERENCES: Final[dict[str, tuple[str, str]]] = {
-    "no-zero-range": ("fallocate(2) refuses FALLOC_FL_ZERO_RANGE", "Linux's tmpfs does not have it"),
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What is otherwise, and why. `where` has kinds ("memory"), ways ("ring"), or both ("memory by ring")."""
+
+    where: tuple[str, ...]
+    what: str
+    why: str
+
+
+DIFFERENCES: Final[dict[str, Difference]] = {
+    "no-zero-range": Difference(
+        ("tmpfs", "passthrough"),
+        "`FALLOC_FL_ZERO_RANGE` is refused with EOPNOTSUPP",
+        "tmpfs, which is shared here, has no such thing; ext4, XFS and btrfs do",
+    ),
+    "no-noatime": Difference(
+        ("passthrough",),
+        "reading moves the time of access also with `O_NOATIME`",
+        "the host would refuse that flag where a daemon without CAP_FOWNER opens another's file",
+    ),
+    "no-trusted-attributes": Difference(
+        ("passthrough",),
+        "setting `trusted.*`, and `security.*` but `security.capability`, is refused with EPERM",
+        "the host asks for CAP_SYS_ADMIN, which the daemon gives up",
+    ),
+    "set-group-id-always-cleared": Difference(
+        ("passthrough",),
+        "a user's change clears the set-group-id bit also of a file that its group may not execute",
+        "the host keeps the bit for members of the file's group, and the daemon's thread is none",
+    ),
 }
-"""What is otherwise, and why, by the key that a Place lists in `differences`."""
+"""By the key that promises ask for."""
+
+
+def differences(kind: str, way: str = "") -> frozenset[str]:
+    """Return the keys of what is otherwise for a kind of file system that is reached in some way."""
+    here = {kind, way, f"{kind} by {way}"}
+    return frozenset(key for key, difference in DIFFERENCES.items() if here & set(difference.where))

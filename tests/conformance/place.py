@@ -7,6 +7,7 @@ refused with is an OSError with its errno.
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -78,6 +79,10 @@ class Place(ABC):
 
     differences: frozenset[str] = frozenset()
     """What is otherwise here: keys of tests.conformance.differences."""
+
+    def differs(self, key: str) -> bool:
+        """Tell whether something is otherwise here."""
+        return key in self.differences
 
     @abstractmethod
     def as_user(self, uid: int, gid: int) -> Place:
@@ -190,3 +195,21 @@ class Place(ABC):
             while part := file.read(1 << 20, len(content)):
                 content += part
             return content
+
+    def clear(self) -> None:
+        """Make the directory as it is at first: empty, of mode 0o755, root's."""
+        self.chmod("", 0o755)
+        self.chown("", 0, 0)
+        for name in self.listxattr(""):
+            self.removexattr("", name)
+        left = self.names()
+        while left:
+            path = left[-1]
+            if not stat.S_ISDIR(self.stat(path).mode):
+                self.unlink(path)
+            elif inside := self.names(path):
+                left += [f"{path}/{name}" for name in inside]
+                continue
+            else:
+                self.rmdir(path)
+            left.pop()

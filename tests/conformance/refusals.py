@@ -12,4 +12,5 @@ def refused(number: int, call: Callable[[], object]) -> None:
     """Check that a call is refused with this errno."""
     given = errno_of(call)
     assert given is not None, f"{errno.errorcode[number]} was expected, and the call succeeded"
-    assert errno.errorcode.get(given, str(given)) == errno.errorcode[number]
+    told = errno.errorcode.get(given, str(given))
+    assert told == errno.errorcode[number], f"{told} came where {errno.errorcode[number]} was expected"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from tests.conformance.place import OpenFile, Place
 from tests.frontend.client import Caller, FuseClient
 from vhostfs.filesystem import Attr, StatFs
-from vhostfs.fuse_abi.flags import FsyncFlags, SetattrValid, WriteFlags
+from vhostfs.fuse_abi.flags import FsyncFlags, OpenRequestFlags, SetattrValid, WriteFlags
 from vhostfs.fuse_abi.opcodes import ROOT_ID
 from vhostfs.fuse_abi.structures import EntryOut, SetattrIn
 from vhostfs.testing import file_attr
@@ -203,7 +203,8 @@ class RequestPlace(Place):
             try:
                 if flags & os.O_CREAT and flags & os.O_EXCL:
                     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-                opened = self.client.open(entry.nodeid, flags & ~(os.O_CREAT | os.O_EXCL))
+                kill = OpenRequestFlags.KILL_SUIDGID if self.unprivileged and flags & os.O_TRUNC else 0
+                opened = self.client.open(entry.nodeid, flags & ~(os.O_CREAT | os.O_EXCL), int(kill))
             except OSError:
                 self.forget(entry)
                 raise

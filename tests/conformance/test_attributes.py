@@ -99,6 +99,8 @@ def test_changes_by_a_user_drop_set_id_bits(place: Place, change: str, mode: int
                 file.write(b"new")
             else:
                 file.truncate(3)
+    if place.differs("set-group-id-always-cleared"):
+        left &= ~stat.S_ISGID
     assert place.stat("file").mode & 0o7777 == left
 
 
@@ -220,4 +222,4 @@ def test_a_descriptor_may_leave_the_time_of_access(place: Place) -> None:
     aged(place, "file")
     with place.open("file", os.O_RDONLY | os.O_NOATIME) as file:
         file.read(10)
-    assert place.stat("file").atime_ns == LONG_AGO
+    assert (place.stat("file").atime_ns == LONG_AGO) == (not place.differs("no-noatime"))

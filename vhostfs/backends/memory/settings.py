@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from vhostfs.backends.contract import Backend
 from vhostfs.backends.memory.filesystem import Handle, MemoryFilesystem
 from vhostfs.backends.memory.space import PAGE
-from vhostfs.errors import ConfigurationError
+from vhostfs.backends.values import Permissions, Size
 from vhostfs.filesystem import Filesystem
+
+Id = Annotated[int, Field(ge=0, lt=2**32 - 1)]
+"""A user or group; the last number means none."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySettings(Backend):
     """A file system in the daemon's memory: empty at first, gone with the daemon. The keys are tmpfs's."""
 
-    size: int | None = None
+    size: Size | None = None
     """The most bytes of data, rounded up to pages; None: half of the machine's memory."""
-    inodes: int | None = None
+    inodes: Annotated[int, Field(ge=1, lt=2**48)] | None = None
     """The most files, directories and further names; None: one for each page of half the memory."""
-    mode: int = 0o1777
+    mode: Permissions = 0o1777
     """The permissions of the root directory."""
-    uid: int = 0
-    gid: int = 0
+    uid: Id = 0
+    gid: Id = 0
 
     def open(self) -> Filesystem[Handle]:
         """Return the file system, with nothing but its root."""
-        half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        half = os.sysconf("SC_PHYS_PAGES") // 2 * os.sysconf("SC_PAGE_SIZE")
         size = half if self.size is None else self.size
         inodes = half // PAGE if self.inodes is None else self.inodes
-        if size < 0 or inodes < 1:
-            raise ConfigurationError("a memory file system needs a size of 0 or more and an inode at least")
-        if not (0 <= self.mode <= 0o7777 and 0 <= self.uid < 2**32 and 0 <= self.gid < 2**32):
-            raise ConfigurationError("mode, uid or gid of a memory file system is out of range")
         return MemoryFilesystem(size=size, inodes=inodes, mode=self.mode, uid=self.uid, gid=self.gid)
