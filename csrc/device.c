@@ -324,12 +324,15 @@ int vhostfs_device_unmount(vhostfs_device *device, uint16_t mount)
 int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_t opcodes,
                                  vhostfs_handoff **handoff)
 {
-    int error = handoff_create(&device->session, mount, opcodes, handoff);
+    vhostfs_handoff *made = NULL;
+    int error = handoff_create(&device->session, mount, opcodes, &made);
     if (error != 0)
         return error;
-    error = session_mount(&device->session, mount, &(*handoff)->filesystem);
+    error = session_mount(&device->session, mount, &made->filesystem);
     if (error != 0)
-        (*handoff)->filesystem.destroy(&(*handoff)->filesystem);
+        made->filesystem.destroy(&made->filesystem);
+    else
+        *handoff = made;
     return error;
 }
 

@@ -196,14 +196,17 @@ static void complete_each(struct request *requests, int32_t result)
         struct request *request = requests;
         requests = request->next;
         request->next = NULL;
-        request->result = result;
+        request->result = is_answered(request->in.opcode) ? result : REQUEST_NO_REPLY;
         request->complete(request);
     }
 }
 
-/* Take its request from a slot, under the lock. What Python may have views of stays until Python answers; one
- * that it has not seen yet becomes a note without meaning. */
-static struct request *take_back(struct handoff_slot *slot)
+void handoff_refuse(struct request *requests)
+{
+    complete_each(requests, -EIO);
+}
+
+struct request *handoff_take_back(struct handoff_slot *slot)
 {
     struct request *request = slot->request;
     slot->request = NULL;
@@ -230,12 +233,12 @@ static void give_up(struct filesystem *filesystem, const struct queue *queue)
             continue;
         if (queue != NULL && slot->request->queue != queue)
             continue;
-        struct request *request = take_back(slot);
+        struct request *request = handoff_take_back(slot);
         request->next = given_up;
         given_up = request;
     }
     pthread_mutex_unlock(&handoff->lock);
-    complete_each(given_up, -EIO);
+    handoff_refuse(given_up);
 }
 
 void vhostfs_handoff_close(vhostfs_handoff *handoff)
@@ -389,8 +392,9 @@ int64_t vhostfs_handoff_take(vhostfs_handoff *handoff, uint8_t *buffer, size_t s
             break;
         used += step;
     }
-    if (handoff->oldest == NO_SLOT && handoff->woken) {
+    if (handoff->oldest == NO_SLOT) {
         handoff->woken = false;
+        /* Also where there was nothing: a submitter may have come to its write only after all was taken. */
         eventfd_read(handoff->wake_fd, &ignored);
     }
     pthread_mutex_unlock(&handoff->lock);

@@ -35,7 +35,7 @@ static void finish_late(struct vhostfs_handoff *handoff, struct handoff_slot *sl
 static struct handoff_slot *open_slot(struct vhostfs_handoff *handoff, uint64_t token)
 {
     struct handoff_slot *slot = handoff_find(handoff, token);
-    if (slot == NULL || !slot->taken || slot->answered)
+    if (slot == NULL || slot->request == NULL || !slot->taken || slot->answered)
         return NULL;
     return slot;
 }
@@ -126,14 +126,21 @@ static struct request *enter(struct vhostfs_handoff *handoff, uint64_t token)
 
 static void leave(struct vhostfs_handoff *handoff, uint64_t token)
 {
+    struct request *abandoned = NULL;
     pthread_mutex_lock(&handoff->lock);
     struct handoff_slot *slot = handoff_find(handoff, token);
-    bool late = --slot->users == 0 && slot->answered;
+    bool last = --slot->users == 0;
+    bool late = last && slot->answered;
     if (late)
         finish(handoff, slot, slot->result);
+    else if (last && handoff->closed)
+        abandoned = handoff_take_back(slot);
+    if (abandoned != NULL)
+        abandoned->next = NULL;
     pthread_mutex_unlock(&handoff->lock);
     if (late)
         vhostfs_handoff_flush(handoff);
+    handoff_refuse(abandoned);
 }
 
 static size_t data_size(const struct request *request)

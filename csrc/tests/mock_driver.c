@@ -533,12 +533,13 @@ void driver_await(struct driver *driver, uint16_t *id, uint32_t *length)
     }
 }
 
-/* What the pool answers is answered elsewhere: the device has memory mapped at addresses of its own, so
- * ThreadSanitizer does not see that the driver stands between a reply of the pool and the queue thread's next
+/* What other threads than the ring's answer is answered elsewhere: the device has memory mapped at addresses of its
+ * own, so ThreadSanitizer does not see that the driver stands between such a reply and the queue thread's next
  * one in the same place. */
-static uint32_t reply_offset(uint32_t opcode)
+static uint32_t reply_offset(uint32_t opcode, uint64_t nodeid)
 {
-    return opcode == FUSE_FSYNC ? DRIVER_REPLY_AT + DRIVER_POOL_ROOM : DRIVER_REPLY_AT;
+    bool elsewhere = opcode == FUSE_FSYNC || opcode == FUSE_DESTROY || nodeid >> 48 != 0;
+    return elsewhere ? DRIVER_REPLY_AT + DRIVER_POOL_ROOM : DRIVER_REPLY_AT;
 }
 
 bool driver_request(struct driver *driver, uint32_t opcode, uint64_t nodeid, const void *body, size_t size,
@@ -557,7 +558,7 @@ bool driver_request(struct driver *driver, uint32_t opcode, uint64_t nodeid, con
         memcpy((uint8_t *)guest_at(driver->guest, slot) + sizeof(in), body, size);
     struct buffer buffers[2] = {
         {.address = slot, .length = in.len},
-        {.address = slot + reply_offset(opcode), .length = room, .writable = true},
+        {.address = slot + reply_offset(opcode, nodeid), .length = room, .writable = true},
     };
     driver->unique_of[id] = driver->unique;
     driver->unique += 2;
@@ -568,7 +569,7 @@ const struct fuse_out_header *driver_reply(const struct driver *driver, uint16_t
 {
     uint64_t slot = driver->slots + (uint64_t)id * DRIVER_SLOT;
     const struct fuse_in_header *in = guest_at(driver->guest, slot);
-    const struct fuse_out_header *out = guest_at(driver->guest, slot + reply_offset(in->opcode));
+    const struct fuse_out_header *out = guest_at(driver->guest, slot + reply_offset(in->opcode, in->nodeid));
     CHECK_EQUAL(out->len, length);
     CHECK_EQUAL(out->unique, driver->unique_of[id]);
     return out;

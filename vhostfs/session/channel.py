@@ -30,7 +30,10 @@ class RecordKind(IntEnum):
     BEGIN = 1
     """A FUSE session begins: INIT was answered."""
     END = 2
-    """It has ended: DESTROY, a new INIT, or no connection. Requests under way are still to be answered."""
+    """It has ended: DESTROY, a new INIT, or no connection. Requests under way are still to be answered.
+
+    `token` names the DESTROY that is to be answered, with nothing, when `destroy` has returned; or is 0.
+    """
     CANCEL = 3
     """Nobody waits for a request any more: its ring is to be stopped."""
 

@@ -135,6 +135,7 @@ class Session:
         self._table: dict[int, Operation] = {}
         self._nodes = Nodes(mount)
         self._waiting: dict[int, bytes] = {}
+        self._farewells: list[int] = []
         self._running: dict[int, Running] = {}
         self._uniques: dict[int, int] = {}
         self._cancelled: set[int] = set()
@@ -234,7 +235,7 @@ class Session:
         if kind == RecordKind.BEGIN:
             self._on_begin(InitFlags(token), room)
         elif kind == RecordKind.END:
-            self._on_end()
+            self._on_end(token)
         elif kind == RecordKind.CANCEL:
             self._cancel(token)
         elif stop > end or size < _HEADER_SIZE:
@@ -389,7 +390,9 @@ class Session:
         self._next = flags, minor
         self._turn()
 
-    def _on_end(self) -> None:
+    def _on_end(self, farewell: int = 0) -> None:
+        if farewell:
+            self._farewells.append(farewell)
         self._next = None
         self._turn()
 
@@ -411,6 +414,7 @@ class Session:
                 self._state = State.ENDING
                 await self._finish(self._parts)
                 self._parts = None
+            self._say_farewell()
             self._overtaken = False
             if self._next is None:
                 self._state = State.IDLE
@@ -430,6 +434,15 @@ class Session:
         self._waiting.clear()
         if waiting:
             self.receive(memoryview(waiting))
+
+    def _say_farewell(self) -> None:
+        """Answer the DESTROYs that waited for the end."""
+        if self._farewells:
+            for token in self._farewells:
+                self._channel.reply(token, b"")
+            self._farewells.clear()
+            if not self._flushing:
+                self._flush_soon()
 
     async def _prepare(self) -> bool:
         try:

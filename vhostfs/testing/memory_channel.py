@@ -45,13 +45,21 @@ class MemoryChannel:
 
     # ---- The guest's side ----
 
-    def request(self, message: bytes, *, room: int, data: bytes = b"", answered: bool = True) -> Request:
+    def request(
+        self,
+        message: bytes,
+        *,
+        room: int,
+        data: bytes = b"",
+        answered: bool = True,
+        kind: RecordKind = RecordKind.REQUEST,
+    ) -> Request:
         """Send a request, header and arguments, which has room for so many bytes of payload."""
         self._last_token += 1
         request = Request(self._last_token, room, data)
         if answered:
             self.requests[request.token] = request
-        self.record(request.token if answered else 0, RecordKind.REQUEST, message, room, len(data))
+        self.record(request.token if answered else 0, kind, message, room, len(data))
         return request
 
     def record(

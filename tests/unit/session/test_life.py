@@ -12,8 +12,8 @@ import pytest
 from tests.unit.session.everything import DIRECTORY, FILE, Everything
 from vhostfs.filesystem import Attr, Caller, Entry, Filesystem, Opened, Options, Session
 from vhostfs.fuse_abi.opcodes import NotifyCode, Opcode
-from vhostfs.fuse_abi.structures import GetattrIn, LkIn
-from vhostfs.session import State
+from vhostfs.fuse_abi.structures import GetattrIn, InHeader, LkIn
+from vhostfs.session import RecordKind, State
 from vhostfs.testing import Client, KernelClient, Request, mount
 
 pytestmark = pytest.mark.anyio
@@ -144,6 +144,26 @@ async def test_the_end_cancels_releases_forgets_and_destroys_in_this_order() -> 
             "destroy",
         ]
         assert client.session.state is State.IDLE
+
+
+async def test_destroy_is_answered_when_the_file_system_has_ended() -> None:
+    class Lasting(Waiting):
+        async def destroy(self) -> None:
+            await self.gate.wait()
+
+    filesystem = Lasting()
+    message = InHeader(InHeader.SIZE, Opcode.DESTROY, 2, 0).pack()
+    async with mount(filesystem) as client:
+        request = getattr_request(client)
+        client.end()
+        destroy = client.channel.request(message, room=64, kind=RecordKind.END)
+        assert await errno_of(client, request) == errno.EINTR
+        assert client.session.state is State.ENDING
+        assert not destroy.answer.done()
+        filesystem.gate.set()
+        assert await destroy.answer == (0, b"")
+        again = client.channel.request(message, room=64, kind=RecordKind.END)
+        assert await again.answer == (0, b"")
 
 
 async def test_a_session_that_begins_before_the_last_has_ended_waits_for_it() -> None:
