@@ -114,6 +114,7 @@ class DirectoryFilesystem(Filesystem[Handle]):
         options: Options | None = None,
         xattr: bool = True,
         keep_cache: bool = False,
+        direct_io: bool = False,
         descriptors: int | None = None,
     ) -> None:
         """Share a directory by path, or by a descriptor, of which a duplicate is kept."""
@@ -131,6 +132,8 @@ class DirectoryFilesystem(Filesystem[Handle]):
         self._in_memory = kind in {_TMPFS, _RAMFS}
         self._local = kind not in _REMOTE
         self._open_flags = OpenReplyFlags.KEEP_CACHE if keep_cache else OpenReplyFlags(0)
+        if direct_io:
+            self._open_flags = OpenReplyFlags.DIRECT_IO
         if self._local:
             self._open_flags |= OpenReplyFlags.NOFLUSH
         self._directory_flags = (
@@ -621,6 +624,10 @@ class DirectorySettings(Backend):
     writeback: bool = False
     keep_cache: bool = False
     """Guests keep a file's data when it is opened again: nobody else writes to it."""
+    direct_io: bool = False
+    """Guests keep no data of files at all."""
+    direct_io_mmap: bool = False
+    """With direct_io, guests may map files shared all the same."""
     entry_seconds: float = 1.0
     attr_seconds: float = 1.0
     negative_seconds: float = 1.0
@@ -635,12 +642,14 @@ class DirectorySettings(Backend):
             negative_seconds=self.negative_seconds,
             writeback=self.writeback,
             posix_acl=self.posix_acl,
+            direct_io_mmap=self.direct_io_mmap,
         )
         return DirectoryFilesystem(
             self.shared_dir,
             options=options,
             xattr=self.xattr,
             keep_cache=self.keep_cache,
+            direct_io=self.direct_io,
             descriptors=self.descriptors,
         )
 

@@ -124,14 +124,17 @@ class MountReader:
         self.faults: list[Fault] = []
         self._document = document
 
-    def mount(self, raw: YamlValue, path: YamlPath) -> model.MountSettings | None:
-        """Return the settings of what stands at a path; None where it has faults."""
+    def mount(self, raw: YamlValue, path: YamlPath, *, inside: bool = False) -> model.MountSettings | None:
+        """Return the settings of what stands at a path; None where it has faults.
+
+        `inside` another mount, which is Python's, a directory is served by Python, too.
+        """
         name = self._type(raw, path)
         if not isinstance(raw, dict) or name is None:
             return None
         layers = self._layers(raw, path)
         if name == "passthrough":
-            return self._passthrough(raw, path, layers)
+            return self._passthrough(raw, path, layers, inside=inside)
         backend = self._backend(name, raw, path)
         if backend is None or layers is None:
             return None
@@ -153,22 +156,42 @@ class MountReader:
     # ---- passthrough ----
 
     def _passthrough(
-        self, raw: Mapping[str, YamlValue], path: YamlPath, layers: Sequence[Layer] | None
+        self,
+        raw: Mapping[str, YamlValue],
+        path: YamlPath,
+        layers: tuple[Layer, ...] | None,
+        *,
+        inside: bool,
     ) -> model.MountSettings | None:
         try:
             part = PassthroughPart.model_validate({key: raw[key] for key in raw if key != "layers"})
         except ValidationError as error:
             self.faults += faults_of(error, self._document, path, PassthroughPart, ("layers",))
             return None
-        settings = part.settings()
         if layers is None:
             return None
-        if _only_read_only(raw):
-            return replace(settings, read_only=True)
-        if layers:
-            self._fault((*path, "layers"), "over passthrough, read_only is the only layer that is served")
+        settings = part.settings()
+        native = _told_to_the_data_plane(settings, layers) if layers else settings
+        if native is not None and not inside:
+            return native
+        if not self._is_served_by_python(part, path):
             return None
-        return settings
+        return _filesystem("passthrough", _directory(part, settings), layers)
+
+    def _is_served_by_python(self, part: PassthroughPart, path: YamlPath) -> bool:
+        """Tell whether Python does what a mount asks for, or note what it does not."""
+        asked = {
+            ("locks", "posix"): part.locks.posix is model.LockOwner.HOST,
+            ("locks", "flock"): part.locks.flock is model.LockOwner.HOST,
+            ("direct_io",): part.direct_io,
+            ("killpriv_v2",): part.killpriv_v2,
+        }
+        for keys, given in asked.items():
+            if given:
+                self._fault(
+                    (*path, *keys), "not to be had where Python serves the directory, as it does here"
+                )
+        return not any(asked.values())
 
     # ---- File systems in Python ----
 
@@ -187,8 +210,6 @@ class MountReader:
         if not isinstance(listed, list):
             self._fault((*path, "layers"), "should be a list")
             return None
-        if raw.get("type") == "passthrough" and _only_read_only(raw):
-            return ()
         found = [self._layer(each, (*path, "layers", index)) for index, each in enumerate(listed)]
         layers = tuple(layer for layer in found if layer is not None)
         return layers if len(layers) == len(found) else None
@@ -246,17 +267,44 @@ class MountReader:
     def _inner(self, raw: YamlValue, path: YamlPath) -> Backend | None:
         """Read a mount inside another one."""
         before = len(self.faults)
-        settings = self.mount(raw, path)
-        if isinstance(settings, model.PassthroughSettings):
-            self._fault((*path, "type"), "passthrough is not served inside another mount")
+        settings = self.mount(raw, path, inside=True)
+        if len(self.faults) > before or settings is None:
             return None
-        return settings.backend if settings is not None and len(self.faults) == before else None
+        assert isinstance(settings, model.FilesystemSettings)
+        return settings.backend
 
 
-def _only_read_only(raw: Mapping[str, YamlValue]) -> bool:
-    """Tell whether the layers are such that the data plane does what they do."""
-    layers = raw.get("layers")
-    return bool(layers) and isinstance(layers, list) and all(each == {"type": "read_only"} for each in layers)
+def _told_to_the_data_plane(
+    settings: model.PassthroughSettings, layers: Sequence[Layer]
+) -> model.PassthroughSettings | None:
+    """Return the mount with what its layers do, where the data plane does all of that; else None."""
+    from vhostfs.layers.read_only import ReadOnlySettings  # noqa: PLC0415
+
+    if not all(isinstance(layer, ReadOnlySettings) for layer in layers):
+        return None
+    return replace(settings, read_only=True)
+
+
+def _directory(part: PassthroughPart, settings: model.PassthroughSettings) -> Backend:
+    """Return the mount that Python serves as the data plane serves a directory."""
+    from vhostfs.backends.contract import Layered  # noqa: PLC0415
+    from vhostfs.backends.directory import DirectorySettings  # noqa: PLC0415
+    from vhostfs.layers.read_only import ReadOnlySettings  # noqa: PLC0415
+
+    directory = DirectorySettings(
+        settings.shared_dir,
+        xattr=settings.xattr,
+        posix_acl=settings.posix_acl,
+        writeback=settings.writeback,
+        keep_cache=settings.cache is CacheMode.ALWAYS,
+        direct_io=settings.cache in {CacheMode.NEVER, CacheMode.METADATA},
+        direct_io_mmap=settings.allow_mmap,
+        entry_seconds=settings.timeouts.entry,
+        attr_seconds=settings.timeouts.attribute,
+        negative_seconds=settings.timeouts.negative,
+        descriptors=settings.descriptors,
+    )
+    return Layered(directory, (ReadOnlySettings(),)) if part.read_only else directory
 
 
 def _filesystem(name: str, backend: Backend, layers: tuple[Layer, ...]) -> model.FilesystemSettings:

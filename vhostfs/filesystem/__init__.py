@@ -26,7 +26,7 @@ from vhostfs.filesystem.types import (
     StatFs,
     StatX,
 )
-from vhostfs.filesystem.wrapper import Wrapper, settled
+from vhostfs.filesystem.wrapper import Wrapper, settled, then
 from vhostfs.fuse_abi.flags import AttrFlags, OpenReplyFlags, RenameFlags, WriteFlags
 
 __all__ = [
@@ -59,4 +59,5 @@ __all__ = [
     "implemented",
     "implements",
     "settled",
+    "then",
 ]

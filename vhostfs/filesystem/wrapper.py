@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Awaitable, Callable
 
 from vhostfs.filesystem.interface import Filesystem, MaybeAwaitable, Session
 from vhostfs.filesystem.operations import OPERATIONS, implements
@@ -13,6 +14,23 @@ async def settled[Result](answer: MaybeAwaitable[Result]) -> Result:
     if inspect.isawaitable(answer):
         return await answer
     return answer
+
+
+def then[Answer, Result](
+    answer: MaybeAwaitable[Answer], finish: Callable[[Answer], Result]
+) -> MaybeAwaitable[Result]:
+    """Return what `finish` makes of an answer: at once, or to be awaited where the answer is.
+
+    `answer` is what a method of the inner file system returned, and `finish` a plain function of what that
+    leads to. An override that uses this is `def`, and as quick as the inner one's.
+    """
+    if inspect.isawaitable(answer):
+        return _then(answer, finish)
+    return finish(answer)
+
+
+async def _then[Answer, Result](answer: Awaitable[Answer], finish: Callable[[Answer], Result]) -> Result:
+    return finish(await answer)
 
 
 class Wrapper[H](Filesystem[H]):

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 
 from tests.unit.backends.installed import horology, install
+from vhostfs.backends.contract import Layered
+from vhostfs.backends.directory import DirectorySettings
 from vhostfs.config.model import FilesystemSettings, MountSettings, PassthroughSettings
 from vhostfs.config.schema import parse
 from vhostfs.errors import ConfigurationError
+from vhostfs.layers.read_only import ReadOnlySettings
 
 __all__ = ["horology", "install"]
 
@@ -173,6 +176,85 @@ def test_the_network_is_kept_where_any_part_of_a_mount_needs_it(lines: list[str]
 def test_a_native_mount_is_made_read_only_natively() -> None:
     settings = mount("type: passthrough", "shared_dir: /srv", "layers: [{type: read_only}]")
     assert settings == PassthroughSettings(PurePosixPath("/srv"), read_only=True)
+
+
+def test_a_directory_under_layers_that_need_python_is_served_by_python_with_the_same_keys() -> None:
+    settings = mount(
+        "type: passthrough",
+        "shared_dir: /srv",
+        "cache: metadata",
+        "timeouts: {entry: 3, attribute: 4, negative: 5}",
+        "xattr: true",
+        "writeback: true",
+        "descriptors: 100",
+        "layers: [{type: read_only}, {type: tint, colour: red}]",
+    )
+    assert isinstance(settings, FilesystemSettings)
+    layered = settings.backend
+    assert isinstance(layered, Layered)
+    assert [type(layer).__name__ for layer in layered.layers] == ["ReadOnlySettings", "TintSettings"]
+    assert layered.backend == DirectorySettings(
+        PurePosixPath("/srv"),
+        xattr=True,
+        writeback=True,
+        direct_io=True,
+        entry_seconds=3,
+        attr_seconds=4,
+        negative_seconds=5,
+        descriptors=100,
+    )
+
+
+def test_a_directory_that_python_serves_stays_read_only() -> None:
+    settings = mount(
+        "type: passthrough", "shared_dir: /srv", "read_only: true", "layers: [{type: tint, colour: red}]"
+    )
+    assert isinstance(settings, FilesystemSettings)
+    assert isinstance(settings.backend, Layered)
+    assert settings.backend.backend == Layered(
+        DirectorySettings(PurePosixPath("/srv")), (ReadOnlySettings(),)
+    )
+
+
+def test_what_only_the_data_plane_does_is_a_fault_under_a_layer() -> None:
+    found = faults(
+        "type: passthrough",
+        "shared_dir: /srv",
+        "locks: {posix: host}",
+        "direct_io: true",
+        "layers: [{type: tint, colour: red}]",
+    )
+    reason = "not to be had where Python serves the directory, as it does here"
+    assert found == [
+        f"f:7:24: devices[0].mounts./.locks.posix: {reason}",
+        f"f:8:20: devices[0].mounts./.direct_io: {reason}",
+    ]
+
+
+def test_a_directory_inside_another_mount_is_served_by_python() -> None:
+    settings = mount("type: pile", "lower: [{type: passthrough, shared_dir: /srv}]")
+    assert isinstance(settings, FilesystemSettings)
+    assert settings.backend.lower == (DirectorySettings(PurePosixPath("/srv")),)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("layer", "fault"),
+    [
+        (
+            "{type: id_map, uid: ['map:1']}",
+            ".layers[0]: 'map:1' should be map:FROM:TO:COUNT, in numbers",
+        ),
+        ("{type: xattr_map}", ".layers[0].rules: missing"),
+        (
+            "{type: xattr_map, rules: ':ok:all:a:a:'}",
+            ".layers[0]: the rules leave names of the guest undecided; end them with one such as :bad:all:::",
+        ),
+    ],
+)
+def test_faults_of_layers_are_told_with_their_place(layer: str, fault: str) -> None:
+    (found,) = faults("type: passthrough", "shared_dir: /srv", f"layers: [{layer}]")
+    assert found.endswith(fault)
+    assert found.startswith("f:7:")
 
 
 @pytest.mark.parametrize("mode", ["chroot"])
