@@ -25,9 +25,10 @@ import anyio.to_thread
 
 from vhostfs import logs
 from vhostfs.config.model import Configuration, PathSocket, idle_settings
-from vhostfs.devices import MadeDevice, descriptor_budgets, make_device, offer, open_filesystems
+from vhostfs.devices import descriptor_budgets, make_device, offer, open_filesystems
 from vhostfs.errors import StartError
 from vhostfs.listening import Listener, forget_passed_sockets, open_listener
+from vhostfs.made_device import MadeDevice
 from vhostfs.sandbox import Sandbox, enter
 from vhostfs.serving import END_SIGNALS, serve_made
 from vhostfs.vhost_user.offer import Offer

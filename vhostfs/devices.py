@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from vhostfs.backends.passthrough import PassthroughOptions, mount_passthrough
+from vhostfs.backends.passthrough import PassthroughOptions
+from vhostfs.backends.vfs import ROOT
 from vhostfs.config.model import (
     MOUNT_DESCRIPTORS_MINIMUM,
     Configuration,
@@ -15,22 +16,39 @@ from vhostfs.config.model import (
     FilesystemSettings,
     IoUring,
     LockOwner,
+    MountSettings,
     PassthroughSettings,
 )
 from vhostfs.errors import ConfigurationError, StartError
-from vhostfs.fuse_abi.negotiation import CacheMode, NegotiationSettings, ReaddirplusMode, wanted_flags
+from vhostfs.fuse_abi.flags import InitFlags
+from vhostfs.fuse_abi.negotiation import (
+    CacheMode,
+    NegotiationSettings,
+    ReaddirplusMode,
+    tree_flags,
+    wanted_flags,
+)
+from vhostfs.made_device import MadeDevice, NativeMount, PythonMount, flag_names
 from vhostfs.sandbox import Sandbox
 from vhostfs.vhost_user.messages import VirtioFsConfig
 from vhostfs.vhost_user.offer import Offer
 from vhostfs.virtqueue import Device, DeviceOptions, SessionOptions
 
 if TYPE_CHECKING:
-    # Imported where a file system in Python is served, and only there: the others start sooner without.
     from vhostfs.filesystem import Filesystem
-    from vhostfs.session import Session
-    from vhostfs.virtqueue.handoff import Handoff
 
-ROOT: Final = PurePosixPath("/")
+logger = logging.getLogger(__name__)
+
+LOCKS: Final = InitFlags.POSIX_LOCKS | InitFlags.FLOCK_LOCKS
+WISHES: Final = (
+    LOCKS
+    | InitFlags.WRITEBACK_CACHE
+    | InitFlags.POSIX_ACL
+    | InitFlags.CACHE_SYMLINKS
+    | InitFlags.HANDLE_KILLPRIV_V2
+    | InitFlags.DIRECT_IO_ALLOW_MMAP
+)
+"""Flags that somebody has asked for; a file system in Python that can lock has not asked that it must."""
 
 RINGS_SERVED: Final = 64
 """Fewest rings that a device has: QEMU sets up as many as it likes, whatever it is told."""
@@ -45,40 +63,6 @@ OTHER_DESCRIPTORS: Final = 64
 
 MAX_BACKGROUND: Final = 65_535
 """virtiofsd's: the ring bounds what is under way, not the guest's counting."""
-
-
-@dataclass(frozen=True, slots=True)
-class BridgedMount:
-    """A file system in Python, its session, and the way between it and the device."""
-
-    filesystem: Filesystem[Any]
-    session: Session
-    handoff: Handoff
-
-
-@dataclass(frozen=True, slots=True)
-class MadeDevice:
-    """A device with its mounts, those in Python by place."""
-
-    device: Device
-    bridged: Mapping[PurePosixPath, BridgedMount]
-
-    def start(self) -> None:
-        """Bring the requests for file systems in Python to the running event loop, from now on."""
-        for mount in self.bridged.values():
-            mount.handoff.start(mount.session.receive)
-
-    async def end(self) -> None:
-        """End the sessions in Python, once the front-end is gone, and wait until they have ended."""
-        for mount in self.bridged.values():
-            await mount.session.close()
-            mount.handoff.close()
-
-    def close(self) -> None:
-        """Free the device; no event loop is needed."""
-        for mount in self.bridged.values():
-            mount.handoff.close()
-        self.device.close()
 
 
 def negotiation(settings: PassthroughSettings) -> NegotiationSettings:
@@ -98,13 +82,18 @@ def negotiation(settings: PassthroughSettings) -> NegotiationSettings:
 
 
 def session_options(settings: PassthroughSettings) -> SessionOptions:
-    """Return how INIT is answered where the root is such a mount."""
-    return _session_options(int(wanted_flags(negotiation(settings))), MAX_WRITE)
+    """Return how INIT is answered where such a mount is all there is."""
+    return _session_options(native_flags(settings), MAX_WRITE)
 
 
-def _session_options(init_flags: int, max_write: int) -> SessionOptions:
+def native_flags(settings: PassthroughSettings) -> InitFlags:
+    """Return what a shared directory takes of INIT by itself."""
+    return wanted_flags(negotiation(settings))
+
+
+def _session_options(init_flags: InitFlags, max_write: int) -> SessionOptions:
     return SessionOptions(
-        init_flags=init_flags,
+        init_flags=int(init_flags),
         max_write=max_write,
         max_readahead=MAX_WRITE,
         max_pages=MAX_PAGES,
@@ -163,16 +152,25 @@ def make_device(
     sandbox: Sandbox | None,
     budgets: Mapping[PassthroughSettings, int],
     filesystems: Mapping[PurePosixPath, Filesystem[Any]],
+    *,
+    growing: bool = False,
 ) -> MadeDevice:
     """Make a device and its mounts; raise StartError where the host refuses.
 
-    `filesystems` are those that open_filesystems has opened; native mounts need the sandbox.
+    `filesystems` are those that open_filesystems has opened; native mounts need the sandbox, as do devices to
+    which mounts can be added later (`growing`).
     """
-    root = settings.mounts[ROOT]
-    if isinstance(root, PassthroughSettings):
-        session = session_options(root)
-    else:
-        session = bridged_session_options(filesystems[ROOT])
+    mounts: dict[PurePosixPath, NativeMount | PythonMount] = {}
+    for place, mount in settings.mounts.items():
+        if isinstance(mount, PassthroughSettings):
+            assert sandbox is not None
+            mounts[place] = NativeMount(
+                passthrough_options(mount, sandbox, budgets[mount]), native_flags(mount)
+            )
+        else:
+            mounts[place] = PythonMount(mount.type, filesystems[place])
+    flags = device_flags(settings.name, mounts, growing=growing)
+    max_write = min([MAX_WRITE, *(filesystem.options.max_write for filesystem in filesystems.values())])
     try:
         device = Device(
             DeviceOptions(
@@ -181,43 +179,54 @@ def make_device(
                 poll_nanoseconds=settings.poll_microseconds * 1000,
                 io_uring=settings.io_uring is IoUring.AUTO,
             ),
-            session,
+            _session_options(flags, max_write),
         )
     except OSError as error:
         raise StartError(f"{settings.name}: no device can be made: {error.strerror}") from None
-    bridged = {}
+    made = MadeDevice(device, settings.name, flags, max_write)
     try:
-        if isinstance(root, PassthroughSettings):
-            what = str(root.shared_dir)
+        # Those above come first: what is mounted at "/" is the root only before there is a tree.
+        for place in sorted(mounts):
+            what = _described(place, settings.mounts[place])
+            made.mount(place, mounts[place])
+        what = "the tree"
+        if ROOT not in mounts:
+            made.tree.plant()
+        if growing:
             assert sandbox is not None
-            mount_passthrough(device, passthrough_options(root, sandbox, budgets[root]))
-        else:
-            what = f"the mount at {ROOT}"
-            bridged[ROOT] = bridge(device, filesystems[ROOT], settings.name)
+            made.let_grow(sandbox.proc_self_fd)
     except OSError as error:
-        device.close()
+        made.close()
         raise StartError(f"{settings.name}: {what} cannot be mounted: {error.strerror}") from None
-    return MadeDevice(device, bridged)
+    return made
 
 
-def bridged_session_options(filesystem: Filesystem[Any]) -> SessionOptions:
-    """Return how INIT is answered where the root is a file system in Python."""
-    from vhostfs.filesystem import implemented  # noqa: PLC0415
-    from vhostfs.session import offer as wanted  # noqa: PLC0415
-
-    options = filesystem.options
-    return _session_options(int(wanted.wanted_flags(options, implemented(filesystem))), options.max_write)
+def _described(place: PurePosixPath, mount: MountSettings) -> str:
+    return str(mount.shared_dir) if isinstance(mount, PassthroughSettings) else f"the mount at {place}"
 
 
-def bridge(device: Device, filesystem: Filesystem[Any], name: str) -> BridgedMount:
-    """Mount a file system in Python on a device that does not serve yet; OSError where that fails."""
-    from vhostfs.filesystem import implemented  # noqa: PLC0415
-    from vhostfs.session import Session  # noqa: PLC0415
-    from vhostfs.session import offer as wanted  # noqa: PLC0415
-    from vhostfs.virtqueue.handoff import Handoff  # noqa: PLC0415
+def device_flags(
+    name: str, mounts: Mapping[PurePosixPath, NativeMount | PythonMount], *, growing: bool
+) -> InitFlags:
+    """Return what a device takes of INIT; a warning says which wish of a mount the others leave unfulfilled.
 
-    handoff = Handoff(device, 0, wanted.wanted_opcodes(implemented(filesystem)))
-    return BridgedMount(filesystem, Session(filesystem, handoff, name=name), handoff)
+    One to which mounts can be added does without what directories, as they are shared by default, would
+    lack, unless a directory was given, with its settings.
+    """
+    wanted = {place: mount.flags for place, mount in mounts.items()}
+    if list(wanted) == [ROOT] and not growing:
+        return wanted[ROOT]
+    everybody = list(wanted.values())
+    if growing and not any(isinstance(mount, NativeMount) for mount in mounts.values()):
+        everybody.append(native_flags(PassthroughSettings(ROOT)))
+    taken = tree_flags(everybody)
+    for place, mount in mounts.items():
+        wishes = WISHES if isinstance(mount, NativeMount) else WISHES & ~LOCKS
+        left = wanted[place] & wishes & ~taken
+        if left:
+            names = ", ".join(flag_names(left))
+            logger.warning("%s: %s: %s stays off, as other mounts do without", name, place, names)
+    return taken
 
 
 def descriptor_budgets(configuration: Configuration, limit: int) -> dict[PassthroughSettings, int]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 from anyio.abc import TaskStatus
 
+from vhostfs.backends.vfs import ROOT
 from vhostfs.config.model import TAG_LIMIT, DeviceSettings, FilesystemSettings, PathSocket
-from vhostfs.devices import ROOT, MadeDevice, make_device, offer
+from vhostfs.devices import make_device, offer
 from vhostfs.listening import open_listener
+from vhostfs.made_device import MadeDevice
 from vhostfs.transports.vhost_user import serve_device
 from vhostfs.vhost_user.offer import Offer
 from vhostfs.virtqueue import initialise_core

@@ -23,6 +23,12 @@ SOCKET_PATH_LIMIT: Final = 107
 REQUEST_QUEUE_LIMIT: Final = 255
 """Most request queues: a vhost-user ring index has eight bits, and the first ring is not for requests."""
 
+MOUNTS_LIMIT: Final = 254
+"""Most mounts of a device: their numbers have eight bits, and one is that of the directories between."""
+
+NAME_LIMIT: Final = 255
+"""Most bytes of a file's name: NAME_MAX of Linux."""
+
 MOUNT_DESCRIPTORS_MINIMUM: Final = 16
 """Fewest descriptors that the nodes of a mount can do with."""
 
@@ -166,7 +172,7 @@ class DeviceSettings:
 
     socket: SocketSettings
     mounts: dict[PurePosixPath, MountSettings]
-    """By place in the guest's mount; `/` is there."""
+    """By place in the guest's mount, at least one; each place is absolute and in its shortest form."""
     tag: str | None = None
     """What the guest mounts by, told to front-ends that ask for it; None: the front-end knows it."""
     request_queues: int = 1

@@ -122,7 +122,7 @@ class MountReader:
     def __init__(self, document: YamlDocument) -> None:
         """Tell places as this document has them."""
         self.faults: list[Fault] = []
-        self._document = document
+        self.document = document
 
     def mount(self, raw: YamlValue, path: YamlPath, *, inside: bool = False) -> model.MountSettings | None:
         """Return the settings of what stands at a path; None where it has faults.
@@ -151,7 +151,7 @@ class MountReader:
         return None
 
     def _fault(self, path: YamlPath, reason: str) -> None:
-        self.faults.append(Fault(self._document.place_of_value(path), dotted(path), reason))
+        self.faults.append(Fault(self.document.place_of_value(path), dotted(path), reason))
 
     # ---- passthrough ----
 
@@ -166,7 +166,7 @@ class MountReader:
         try:
             part = PassthroughPart.model_validate({key: raw[key] for key in raw if key != "layers"})
         except ValidationError as error:
-            self.faults += faults_of(error, self._document, path, PassthroughPart, ("layers",))
+            self.faults += faults_of(error, self.document, path, PassthroughPart, ("layers",))
             return None
         if layers is None:
             return None
@@ -238,7 +238,7 @@ class MountReader:
         try:
             values = keys.adapter.validate_json(given)
         except ValidationError as error:
-            self.faults += faults_of(error, self._document, path, kind, others)
+            self.faults += faults_of(error, self.document, path, kind, others)
             values = {}
         for key in keys.mounts:
             if key in raw:

@@ -98,9 +98,11 @@ class DevicePart(Part):
 
     @field_validator("mounts")
     @classmethod
-    def _has_root(cls, mounts: dict[str, Any]) -> dict[str, Any]:
-        if list(mounts) != ["/"]:
-            raise ValueError("needs one mount, at /")
+    def _some(cls, mounts: dict[str, Any]) -> dict[str, Any]:
+        if not mounts:
+            raise ValueError("needs a mount")
+        if len(mounts) > model.MOUNTS_LIMIT:
+            raise ValueError(f"a device has at most {model.MOUNTS_LIMIT} mounts")
         return mounts
 
     def settings(self, mounts: Mounts) -> model.DeviceSettings:
@@ -238,6 +240,23 @@ def _mounts(reader: MountReader, data: YamlValue) -> dict[int, Mounts]:
         for place, raw in mounts.items() if isinstance(mounts, dict) else ():
             path: YamlPath = ("devices", index, "mounts", place)
             settings = reader.mount(raw, path)
-            if settings is not None:
+            reason = _wrong_place(place)
+            if reason is not None:
+                reader.faults.append(Fault(reader.document.place(path), dotted(path), reason))
+            elif settings is not None:
                 found[index][PurePosixPath(place)] = settings
     return found
+
+
+def _wrong_place(place: object) -> str | None:
+    """Return what is wrong with a place of a mount."""
+    if not isinstance(place, str) or not place.startswith("/"):
+        return "should be an absolute path"
+    names = place.split("/")[1:]
+    if place != "/" and not all(name not in {"", ".", ".."} for name in names):
+        return "should be a path without empty names, '.' and '..'"
+    if "\0" in place:
+        return "should not contain NUL"
+    if any(len(name.encode()) > model.NAME_LIMIT for name in names):
+        return f"a name has at most {model.NAME_LIMIT} bytes"
+    return None

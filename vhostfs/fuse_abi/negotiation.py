@@ -5,11 +5,11 @@ The daemon computes wanted_flags() once for its settings; what a session then ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import reduce
-from operator import or_
+from operator import and_, or_
 from typing import Final
 
 from vhostfs.fuse_abi.flags import InitFlags
@@ -233,3 +233,33 @@ def taken_flags[Settings](rules: Iterable[Rule[Settings]], settings: Settings) -
 def wanted_flags(settings: NegotiationSettings) -> InitFlags:
     """Return all flags that these settings take, if the kernel offers them."""
     return taken_flags(RULES, settings)
+
+
+ENOUGH_FOR_A_TREE: Final[dict[InitFlags, str]] = {
+    InitFlags.EXPORT_SUPPORT: "A mount that cannot look up '.' says so, and that handle is stale.",
+    InitFlags.HAS_IOCTL_DIR: "A mount without ioctl answers ENOTTY, as it would not being asked.",
+    InitFlags.DO_READDIRPLUS: "A mount that did without answers it too, only with less to gain.",
+    InitFlags.READDIRPLUS_AUTO: "The guest finds out by directory whether it pays.",
+    InitFlags.SETXATTR_EXT: "A mount without it is never asked to set an attribute.",
+}
+"""The flags that a tree of mounts takes where one of its mounts does, and why that does the others no harm.
+
+SUBMOUNTS it takes in any case, as each mount has inode numbers of its own. All other flags change what every
+mount is asked or trusted with, so all have to take them.
+"""
+
+
+def tree_flags(mounts: Sequence[InitFlags]) -> InitFlags:
+    """Return the flags that a tree of mounts takes, from those that each of them takes by itself."""
+    enough = reduce(or_, ENOUGH_FOR_A_TREE)
+    everybody = reduce(and_, mounts) if mounts else InitFlags(0)
+    anybody = reduce(or_, mounts, InitFlags(0))
+    return everybody | (anybody & enough) | InitFlags.SUBMOUNTS
+
+
+def flags_in_the_way(taken: InitFlags, mount: InitFlags) -> InitFlags:
+    """Return the flags for which a mount cannot join a tree any more: the guest goes by them, it does not.
+
+    ALLOW_IDMAP is none of them: on a mount with mapped ids such a mount only sees callers without a number.
+    """
+    return taken & ~(mount | reduce(or_, ENOUGH_FOR_A_TREE) | InitFlags.SUBMOUNTS | InitFlags.ALLOW_IDMAP)

@@ -222,6 +222,31 @@ class Device:
         value: int = base[0]
         return value
 
+    # A tree of mounts. These may be called while another thread makes the device's other calls.
+
+    def plant(self, proc_self_descriptor: int | None) -> None:
+        """Let mounts lie at paths: once (EBUSY), after a mount for "/" if there is to be one.
+
+        With an O_PATH descriptor of /proc/self/fd, which stays the caller's, directories of the host may be
+        mounted while rings run.
+        """
+        descriptor = -1 if proc_self_descriptor is None else proc_self_descriptor
+        _check(lib.vhostfs_device_plant(self.handle, descriptor))
+
+    def free_mount(self) -> int:
+        """Return a number for a mount that none has had in the guest's session; ENOSPC after 254 of them."""
+        number: int = lib.vhostfs_device_free_mount(self.handle)
+        _check(number)
+        return number
+
+    def attach(self, path: str, mount: int) -> None:
+        """Let the guest find a mount at an absolute path. EBUSY, EINVAL, ENOENT, ENAMETOOLONG, ENOSPC."""
+        _check(lib.vhostfs_device_attach(self.handle, os.fsencode(path), mount))
+
+    def unmount(self, mount: int) -> None:
+        """Take a mount away, also under the guest's feet. EBUSY where others lie below it; ENOENT."""
+        _check(lib.vhostfs_device_unmount(self.handle, mount))
+
 
 def _wired(region: Region) -> dict[str, int]:
     return {

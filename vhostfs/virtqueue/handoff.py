@@ -33,7 +33,7 @@ class Handoff:
     """
 
     def __init__(self, device: Device, mount: int, opcodes: frozenset[int]) -> None:
-        """Mount on a device, before it serves; raise OSError where that fails."""
+        """Mount on a device, as this number; raise OSError where that fails."""
         made = ffi.new("vhostfs_handoff **")
         mask = sum(1 << opcode for opcode in opcodes)
         _checked(lib.vhostfs_device_mount_handoff(device.handle, mount, mask, made))

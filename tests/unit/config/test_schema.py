@@ -312,10 +312,25 @@ def test_faults_of_a_mount(lines: str, fault: str) -> None:
             "f:1:11: devices[0].socket: missing",
         ),
         ("devices: [{socket: {fd: 3}}]", "f:1:11: devices[0].mounts: missing"),
-        ("devices: [{socket: {fd: 3}, mounts: {}}]", "f:1:37: devices[0].mounts: needs one mount, at /"),
         (
-            "devices: [{socket: {fd: 3}, mounts: {/a: {type: passthrough, shared_dir: /s}}}]",
-            "f:1:37: devices[0].mounts: needs one mount, at /",
+            "devices: [{socket: {fd: 3}, mounts: {}}]",
+            "f:1:37: devices[0].mounts: needs a mount",
+        ),
+        (
+            "devices: [{socket: {fd: 3}, mounts: {a: {type: passthrough, shared_dir: /s}}}]",
+            "f:1:38: devices[0].mounts.a: should be an absolute path",
+        ),
+        (
+            "devices: [{socket: {fd: 3}, mounts: {/a/: {type: passthrough, shared_dir: /s}}}]",
+            "f:1:38: devices[0].mounts./a/: should be a path without empty names, '.' and '..'",
+        ),
+        (
+            "devices: [{socket: {fd: 3}, mounts: {/a/../b: {type: passthrough, shared_dir: /s}}}]",
+            "f:1:38: devices[0].mounts./a/../b: should be a path without empty names, '.' and '..'",
+        ),
+        (
+            "devices: [{socket: {fd: 3}, mounts: {/%s: {type: passthrough, shared_dir: /s}}}]" % ("a" * 256),
+            f"f:1:38: devices[0].mounts./{'a' * 256}: a name has at most 255 bytes",
         ),
         (
             "devices: [{socket: {fd: 3}, mounts: {/: {shared_dir: /s}}}]",
