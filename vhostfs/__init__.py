@@ -2,6 +2,7 @@
 
     vhostfs.serve   serve a file system to virtual machines, as a coroutine
     vhostfs.run     the same until a signal, for a program that does nothing else
+    vhostfs.FileHandle, walk, copy_tree   files of any file system, used without a mount
     vhostfs.filesystem   the class to derive a file system from, and its types
     vhostfs.testing      tests of file systems without a guest
 
@@ -14,17 +15,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vhostfs.files import FileHandle, copy_tree, walk
     from vhostfs.filesystem import Filesystem
     from vhostfs.serving import run, serve
 
 __version__ = "0.1.0"
 
-__all__ = ["Filesystem", "run", "serve"]
+__all__ = ["FileHandle", "Filesystem", "copy_tree", "run", "serve", "walk"]
 
 _HOMES = {
+    "FileHandle": "vhostfs.files",
     "Filesystem": "vhostfs.filesystem",
+    "copy_tree": "vhostfs.files",
     "run": "vhostfs.serving",
     "serve": "vhostfs.serving",
+    "walk": "vhostfs.files",
 }
 
 

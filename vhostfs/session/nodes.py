@@ -81,6 +81,11 @@ class Nodes:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
         return nodeid
 
+    def holds(self, node: int) -> bool:
+        """Tell whether the kernel holds a node."""
+        nodeid = self._base | node if 0 < node < FAR else self._far.get(node, -1)
+        return nodeid in self.known
+
     def drain(self) -> Iterator[int]:
         """Yield every node that is held but the root, and hold none."""
         while self._lookups:

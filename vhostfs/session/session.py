@@ -14,6 +14,7 @@ from struct import Struct
 from typing import Any, Final
 
 from vhostfs.filesystem import Caller, Filesystem, implemented
+from vhostfs.filesystem.lookups import Lookups
 from vhostfs.filesystem.wrapper import settled
 from vhostfs.fuse_abi.flags import InitFlags
 from vhostfs.fuse_abi.notifications import (
@@ -134,6 +135,7 @@ class Session:
         self._parts: Parts | None = None
         self._table: dict[int, Operation] = {}
         self._nodes = Nodes(mount)
+        self._lookups = Lookups.of(filesystem)
         self._waiting: dict[int, bytes] = {}
         self._farewells: list[int] = []
         self._running: dict[int, Running] = {}
@@ -272,10 +274,16 @@ class Session:
     def _forget(self, nodeid: int, count: int) -> None:
         node = self._nodes.leave(nodeid, count)
         if node is not None:
-            try:
-                self._filesystem.forget(node)
-            except Exception as error:
-                self._faults.report("forget", error)
+            self._tell_forgotten(node)
+
+    def _tell_forgotten(self, node: int) -> None:
+        if node in self._lookups:
+            # A program of this process holds it, and will say so when it does not any more.
+            return
+        try:
+            self._filesystem.forget(node)
+        except Exception as error:
+            self._faults.report("forget", error)
 
     def _batch_forget(self, batch: memoryview, at: int, stop: int) -> None:
         if stop - at < _BATCH_FORGET_IN.size:
@@ -422,6 +430,7 @@ class Session:
             (flags, self._minor), self._next = self._next, None
             self._state = State.STARTING
             self._nodes = Nodes(self._mount)
+            self._lookups.session_holds = self._nodes.holds
             if not await self._prepare():
                 self._state = State.IDLE
                 continue
@@ -485,10 +494,7 @@ class Session:
             fh = next(iter(held))
             await self._release(parts, fh)
         for node in self._nodes.drain():
-            try:
-                self._filesystem.forget(node)
-            except Exception as error:
-                self._faults.report("forget", error)
+            self._tell_forgotten(node)
         try:
             await settled(self._filesystem.destroy())
         except Exception as error:
