@@ -29,11 +29,19 @@ class Daemon:
     """``vhostfsd`` for one device: serves a directory under a tag, on a socket in ``workplace``.
 
     Ready to be connected to once made. As a context manager it is stopped at the end, exit status and log
-    checked. With ``packed`` it offers packed rings, and is started by a configuration file.
+    checked. With ``packed`` it offers packed rings, and is started by a configuration file. With
+    ``filesystem`` it is ``vhostfs serve``, for a file system in Python, MODULE:NAME, that is found from
+    ``directory``.
     """
 
     def __init__(
-        self, workplace: Path, directory: Path, tag: str, *options: str, packed: bool = False
+        self,
+        workplace: Path,
+        directory: Path,
+        tag: str,
+        *options: str,
+        packed: bool = False,
+        filesystem: str | None = None,
     ) -> None:
         self.tag = tag
         self.directory = directory
@@ -42,7 +50,7 @@ class Daemon:
         self._lines: list[str] = []
         self._logged = threading.Condition()
         self._ended = False
-        program = Path(sys.prefix) / "bin/vhostfsd"
+        program = [str(Path(sys.prefix) / "bin/vhostfsd")]
         share = ["--socket-path", str(self.socket), "--shared-dir", str(directory), "--tag", tag]
         if packed:
             configuration = workplace / f"{tag}.yaml"
@@ -51,8 +59,12 @@ class Daemon:
                 f" mounts: {{/: {{type: passthrough, shared_dir: {directory}}}}}}}]\n"
             )
             share = ["--config", str(configuration)]
+        if filesystem is not None:
+            program = [str(Path(sys.prefix) / "bin/vhostfs"), "serve", filesystem]
+            share = ["--socket-path", str(self.socket), "--tag", tag]
         self._process = subprocess.Popen(
-            [program, *share, *options],
+            [*program, *share, *options],
+            cwd=directory if filesystem is not None else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -81,6 +93,14 @@ class Daemon:
             )
         if sum(text in line for line in self._lines) < times:
             raise self._failed(f"did not log {text!r} ({times} times)")
+
+    def status(self, key: str) -> int:
+        """Read a number of /proc/PID/status, such as VmRSS, in KiB."""
+        for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == key:
+                return int(value.split()[0])
+        raise KeyError(key)
 
     def open_files(self) -> int:
         """Count the descriptors that it has open."""
