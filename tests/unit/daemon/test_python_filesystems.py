@@ -146,13 +146,29 @@ def test_options_of_a_directory_do_not_stand_beside_a_file_system(module: str, s
     assert "--cache cannot stand beside a file system in Python" in done.stderr
 
 
+def said(daemon: Daemon) -> list[str]:
+    """Return what the file system noted of its sessions."""
+    return [line for line in daemon.log().splitlines() if line in {"began", "ended"}]
+
+
+def test_an_unmount_ends_the_file_system_and_is_answered(module: str, socket: Path) -> None:
+    with serving(socket, f"{module}:note") as daemon:
+        with Frontend.start(socket) as frontend:
+            client = FuseClient(frontend)
+            for _ in range(2):
+                client.init()
+                client.lookup(ROOT_ID, b"note")
+                assert client.request(Opcode.DESTROY, 0) == b""
+        assert daemon.stop() == 0
+    assert said(daemon) == ["began", "ended"] * 2
+
+
 def test_each_front_end_begins_the_file_system_anew(module: str, socket: Path) -> None:
     with serving(socket, f"{module}:note") as daemon:
         for _ in range(3):
             assert read_note(socket) == b"a note"
         assert daemon.stop() == 0
-    said = [line for line in daemon.log().splitlines() if line in {"began", "ended"}]
-    assert said == ["began", "ended"] * 3
+    assert said(daemon) == ["began", "ended"] * 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
