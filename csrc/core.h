@@ -3,8 +3,8 @@
  *
  * Conventions. Functions that can fail return 0 or a negative errno. Descriptors passed in stay the caller's
  * unless a line says "takes fd"; then the core owns it from the call on, also when the call fails. Every
- * function but vhostfs_queue_stop, vhostfs_device_reset, vhostfs_device_disconnect and vhostfs_device_destroy
- * returns at once; those four wait until requests under way are answered. Calls for one device are made by
+ * function but vhostfs_queue_stop, vhostfs_device_reset, vhostfs_device_disconnect, vhostfs_device_detach_fuse and
+ * vhostfs_device_destroy returns at once; those five wait until requests under way are answered. Calls for one device are made by
  * one thread at a time; different devices may be driven from different threads.
  */
 #pragma once
@@ -21,6 +21,8 @@ enum vhostfs_event_kind {
     VHOSTFS_EVENT_MEMORY_GONE = 2,  /* guest memory vanished (SIGBUS): the connection is to be ended */
     VHOSTFS_EVENT_SESSION = 3,      /* a FUSE session began (INIT) or ended (DESTROY); text says which */
     VHOSTFS_EVENT_WARNING = 4,      /* one sentence for the operator */
+    VHOSTFS_EVENT_UNMOUNTED =
+        5, /* /dev/fuse: there is no connection any more; the device is to be detached */
 };
 
 struct vhostfs_event {
@@ -113,6 +115,22 @@ int vhostfs_queue_set_enabled(vhostfs_device *device, uint32_t index, int enable
  * once, other calls that sleep on the host after two seconds, if they can be; a WARNING says so where one
  * cannot. */
 int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base);
+
+/* ---- /dev/fuse: the other source of requests ---- */
+
+/* Serve the connection of a descriptor that a file system of this host was mounted with, by 1 to 64 threads, each
+ * with a clone of it where the kernel gives one. fd stays the caller's, but the connection lasts as long as any
+ * of them. Once in a device's life (-EBUSY), and instead of rings. */
+int vhostfs_device_attach_fuse(vhostfs_device *device, int fd, uint32_t threads);
+/* No longer: what is under way is answered, as for vhostfs_queue_stop, and the session ends. Harmless when
+ * repeated. */
+void vhostfs_device_detach_fuse(vhostfs_device *device);
+struct vhostfs_segment;
+/* Have the kernel told something (enum fuse_notify_code) with a payload of these pieces, which are copied, after
+ * this has returned. From any thread, once a /dev/fuse is attached. -ENOSYS: none is; -ENOBUFS: too much waits to be
+ * told. */
+int vhostfs_device_notify(vhostfs_device *device, int32_t code, const struct vhostfs_segment *payload,
+                          uint32_t count);
 
 /* ---- The native file system: a directory of the host ---- */
 

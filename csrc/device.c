@@ -14,6 +14,9 @@
 /* Rings beyond this make no sense to anybody; the index of vhost-user messages has eight bits for some. */
 #define QUEUES_MAX 65535
 
+/* A notification's structure, a name and its NUL, or data. */
+#define NOTIFY_SEGMENTS 16
+
 int vhostfs_core_initialise(void)
 {
     int error = sigbus_install();
@@ -48,7 +51,7 @@ int vhostfs_device_create(const struct vhostfs_device_options *options,
     session_init(&made->session, session);
     made->session.announce = announce_session;
     made->session.announce_context = made;
-    pool_init(&made->pool, &made->session, options->pool_threads, queue_complete);
+    pool_init(&made->pool, &made->session, options->pool_threads);
     made->environment = (struct queue_environment){
         .session = &made->session,
         .pool = &made->pool,
@@ -82,6 +85,7 @@ static void end_queues(struct vhostfs_device *device)
 
 void vhostfs_device_disconnect(vhostfs_device *device)
 {
+    vhostfs_device_detach_fuse(device);
     end_queues(device);
     for (uint32_t i = 0; i < device->options.queues; i++) {
         if (device->queues[i] != NULL)
@@ -103,6 +107,8 @@ void vhostfs_device_destroy(vhostfs_device *device)
     vhostfs_device_disconnect(device);
     pool_destroy(&device->pool);
     session_destroy(&device->session);
+    if (device->fuse != NULL)
+        fuse_device_free(device->fuse);
     memory_table_put(device->memory);
     dirty_log_destroy(&device->log);
     events_destroy(&device->events);
@@ -279,6 +285,48 @@ int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base)
     queue_end(queue);
     *base = queue_finish(queue);
     return 0;
+}
+
+/* ---- /dev/fuse ---- */
+
+int vhostfs_device_attach_fuse(vhostfs_device *device, int fd, uint32_t threads)
+{
+    if (threads < 1 || threads > FUSE_READERS_MAX)
+        return -EINVAL;
+    if (device->fuse != NULL)
+        return -EBUSY;
+    const struct vhostfs_session_options *options = &device->session.options;
+    size_t capacity = (size_t)options->max_pages * 4096;
+    if (capacity < options->max_write)
+        capacity = options->max_write;
+    if (capacity < REQUEST_ARGUMENTS_SIZE)
+        capacity = REQUEST_ARGUMENTS_SIZE;
+    int error = fuse_device_start(&device->environment, device->memory, fd, threads, capacity, &device->fuse);
+    device->fuse_attached = error == 0;
+    return error;
+}
+
+void vhostfs_device_detach_fuse(vhostfs_device *device)
+{
+    if (!device->fuse_attached)
+        return;
+    device->fuse_attached = false;
+    fuse_device_stop(device->fuse);
+    session_end(&device->session);
+    epoch_reclaim(&device->session.epochs);
+}
+
+int vhostfs_device_notify(vhostfs_device *device, int32_t code, const struct vhostfs_segment *payload,
+                          uint32_t count)
+{
+    struct iovec vector[NOTIFY_SEGMENTS];
+    if (device->fuse == NULL)
+        return -ENOSYS;
+    if (count > NOTIFY_SEGMENTS)
+        return -EINVAL;
+    for (uint32_t i = 0; i < count; i++)
+        vector[i] = (struct iovec){.iov_base = payload[i].start, .iov_len = payload[i].size};
+    return fuse_notifier_post(device->fuse->notifier, code, vector, count);
 }
 
 /* ---- Mounts ---- */

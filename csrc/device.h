@@ -3,6 +3,7 @@
 #include "core.h"
 #include "dirty_log.h"
 #include "events.h"
+#include "fuse_device.h"
 #include "memory.h"
 #include "pool.h"
 #include "queue.h"
@@ -19,5 +20,7 @@ struct vhostfs_device {
     struct queue **queues;       /* options.queues of them; NULL until first set */
     uint64_t features;
     bool has_features;
-    int proc_self_fd; /* -1 before a passthrough mount */
+    int proc_self_fd;         /* -1 before a passthrough mount */
+    struct fuse_device *fuse; /* NULL before vhostfs_device_attach_fuse */
+    bool fuse_attached;
 };

@@ -81,6 +81,7 @@ enum fuse_opcode {
 #define FUSE_INIT_INIT_EXT (1ULL << 30)
 #define FUSE_INIT_SECURITY_CTX (1ULL << 32)
 #define FUSE_INIT_CREATE_SUPP_GROUP (1ULL << 34)
+#define FUSE_INIT_PASSTHROUGH (1ULL << 37)
 
 #define FUSE_ATTR_SUBMOUNT (1U << 0)
 
@@ -103,6 +104,7 @@ enum fuse_opcode {
 #define FOPEN_CACHE_DIR (1U << 3)
 #define FOPEN_NOFLUSH (1U << 5)
 #define FOPEN_PARALLEL_DIRECT_WRITES (1U << 6)
+#define FOPEN_PASSTHROUGH (1U << 7)
 
 #define FUSE_GETATTR_FH (1U << 0)
 #define FUSE_OPEN_KILL_SUIDGID (1U << 0)
@@ -381,6 +383,23 @@ struct fuse_init_out {
     uint16_t unused[11];
 };
 
+/* Of an INTERRUPT's own number: the other bits are the interrupted request's (fs/fuse/fuse_dev_i.h). */
+#define FUSE_INT_REQ_BIT 1ULL
+
+struct fuse_interrupt_in {
+    uint64_t unique;
+};
+
+/* ioctls of /dev/fuse */
+struct fuse_backing_map {
+    int32_t fd;
+    uint32_t flags;
+    uint64_t padding;
+};
+#define FUSE_DEV_IOC_CLONE 0x8004e500U
+#define FUSE_DEV_IOC_BACKING_OPEN 0x4010e501U
+#define FUSE_DEV_IOC_BACKING_CLOSE 0x4004e502U
+
 struct fuse_ioctl_in {
     uint64_t fh;
     uint32_t flags;
@@ -527,6 +546,8 @@ _Static_assert(sizeof(struct fuse_lk_in) == 48, "fuse_lk_in");
 _Static_assert(sizeof(struct fuse_lk_out) == 24, "fuse_lk_out");
 _Static_assert(sizeof(struct fuse_init_in) == 64, "fuse_init_in");
 _Static_assert(sizeof(struct fuse_init_out) == 64, "fuse_init_out");
+_Static_assert(sizeof(struct fuse_interrupt_in) == 8, "fuse_interrupt_in");
+_Static_assert(sizeof(struct fuse_backing_map) == 16, "fuse_backing_map");
 _Static_assert(sizeof(struct fuse_ioctl_in) == 32, "fuse_ioctl_in");
 _Static_assert(sizeof(struct fuse_ioctl_out) == 16, "fuse_ioctl_out");
 _Static_assert(sizeof(struct fuse_fallocate_in) == 32, "fuse_fallocate_in");

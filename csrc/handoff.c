@@ -152,7 +152,7 @@ static void submit_copy(struct filesystem *filesystem, const struct request *req
     if (copy == NULL)
         return;
     copy->complete = free_copies;
-    copy->queue = NULL;
+    copy->source = NULL;
     if (submit(filesystem, copy) != 0)
         request_free(copy);
 }
@@ -164,8 +164,8 @@ static int32_t hand_over(struct request *request)
     return REQUEST_WOULD_SLEEP;
 }
 
-/* A ring is to be stopped: blocking locks at once, all else after some grace. */
-static void cancel(struct filesystem *filesystem, const struct queue *queue, bool all)
+/* A source is to be stopped: blocking locks at once, all else after some grace. */
+static void cancel(struct filesystem *filesystem, const void *source, bool all)
 {
     struct vhostfs_handoff *handoff = handoff_of(filesystem);
     pthread_mutex_lock(&handoff->lock);
@@ -174,7 +174,7 @@ static void cancel(struct filesystem *filesystem, const struct queue *queue, boo
     for (uint32_t i = 0; i < count; i++) {
         struct handoff_slot *slot = &handoff->slots[i];
         const struct request *request = slot->request;
-        if (request == NULL || request->queue != queue || slot->cancelled || slot->answered)
+        if (request == NULL || request->source != source || slot->cancelled || slot->answered)
             continue;
         if (!all && request->in.opcode != FUSE_SETLKW)
             continue;
@@ -221,8 +221,8 @@ struct request *handoff_take_back(struct handoff_slot *slot)
     return request;
 }
 
-/* All requests of a ring, or of any where queue is NULL, that no thread moves data for. */
-static void give_up(struct filesystem *filesystem, const struct queue *queue)
+/* All requests of a source, or of any where source is NULL, that no thread moves data for. */
+static void give_up(struct filesystem *filesystem, const void *source)
 {
     struct vhostfs_handoff *handoff = handoff_of(filesystem);
     struct request *given_up = NULL;
@@ -231,7 +231,7 @@ static void give_up(struct filesystem *filesystem, const struct queue *queue)
         struct handoff_slot *slot = &handoff->slots[i];
         if (slot->request == NULL || slot->answered || slot->users > 0)
             continue;
-        if (queue != NULL && slot->request->queue != queue)
+        if (source != NULL && slot->request->source != source)
             continue;
         struct request *request = handoff_take_back(slot);
         request->next = given_up;

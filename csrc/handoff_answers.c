@@ -76,7 +76,8 @@ static struct request *next_of_one_source(struct request **list)
 {
     struct request *first = *list;
     struct request *last = first;
-    while (last->next != NULL && last->next->queue == first->queue && last->next->complete == first->complete)
+    while (last->next != NULL && last->next->source == first->source &&
+           last->next->complete == first->complete)
         last = last->next;
     *list = last->next;
     last->next = NULL;

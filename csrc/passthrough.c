@@ -66,6 +66,7 @@ static void end(struct filesystem *filesystem)
 {
     struct passthrough *share = (struct passthrough *)(void *)filesystem;
     lock_table_end(share->locks);
+    backing_table_end(share->backing);
     handle_table_end(share->handles);
     node_table_end(share->nodes);
     /* Device numbers of memory file systems are used again when one is unmounted. */
@@ -84,6 +85,8 @@ static void destroy(struct filesystem *filesystem)
     struct passthrough *share = (struct passthrough *)(void *)filesystem;
     if (share->nodes != NULL)
         node_table_destroy(share->nodes);
+    if (share->backing != NULL)
+        backing_table_destroy(share->backing);
     if (share->locks != NULL)
         lock_table_destroy(share->locks);
     if (share->handles != NULL)
@@ -141,6 +144,8 @@ static int make_tables(struct passthrough *share)
         error = handle_table_create(share, &share->handles);
     if (error == 0)
         error = lock_table_create(share, &share->locks);
+    if (error == 0)
+        error = backing_table_create(share, &share->backing);
     return error;
 }
 

@@ -22,6 +22,7 @@
 struct node_table;
 struct handle_table;
 struct lock_table;
+struct backing_table;
 
 struct passthrough {
     struct filesystem filesystem;               /* first: a request's filesystem is this mount */
@@ -35,6 +36,7 @@ struct passthrough {
     struct node_table *nodes;
     struct handle_table *handles;
     struct lock_table *locks;
+    struct backing_table *backing;
 };
 
 static inline struct passthrough *passthrough_of(const struct request *request)
@@ -91,7 +93,7 @@ static inline struct handle *passthrough_any_handle(struct request *request, uin
 int passthrough_create(const struct vhostfs_passthrough_options *options, struct session *session,
                        uint16_t mount, struct filesystem **filesystem);
 
-/* nodes.c, handles.c, passthrough_locks.c: their tables' life, for passthrough.c. `end` drops all but the
+/* nodes.c, handles.c, passthrough_locks.c, passthrough_backing.c: their tables' life, for passthrough.c. `end` drops all but the
  * root. */
 int node_table_create(struct passthrough *share, struct node_table **table);
 /* Give up some descriptors that can be opened again. False: there are none. Inside an epoch. */
@@ -104,6 +106,9 @@ void handle_table_destroy(struct handle_table *table);
 int lock_table_create(struct passthrough *share, struct lock_table **table);
 void lock_table_end(struct lock_table *table);
 void lock_table_destroy(struct lock_table *table);
+int backing_table_create(struct passthrough *share, struct backing_table **table);
+void backing_table_end(struct backing_table *table);
+void backing_table_destroy(struct backing_table *table);
 
 /* credentials.c */
 /* Give the calling thread a working directory, umask (0) and securebits of its own, and take the daemon's
@@ -152,9 +157,18 @@ operation passthrough_ioctl;
  * guest. */
 int passthrough_open_flags(const struct passthrough *share, uint32_t guest_flags);
 uint32_t passthrough_fopen_flags(const struct passthrough *share, const struct node *node);
+/* The handle of a file that was opened, with the rest of the reply. Takes fd. 0 or a negative errno. */
+int passthrough_open_handle(struct request *request, int fd, int flags, uint64_t nodeid,
+                            struct fuse_open_out *out);
+/* False: there is no such handle. */
+bool passthrough_close_handle(struct request *request, uint64_t fh);
 /* Before an open that may truncate: whether the host is to clear set-user-id and set-group-id. True: CAP_FSETID is dropped, and
  * credentials_regain_fsetid is to follow. */
 bool passthrough_drop_fsetid_to_open(const struct request *request, uint32_t guest_flags,
                                      uint32_t open_flags);
+/* passthrough_backing.c: with each open, and with each handle that is closed. The file behind `fd` is given to this host's
+ * kernel where that takes it, and the reply says so. 0 or -ENOMEM. */
+int passthrough_backing_open(struct request *request, uint64_t nodeid, int fd, struct fuse_open_out *out);
+void passthrough_backing_close(struct request *request, uint64_t nodeid);
 /* passthrough_locks.c: called by FLUSH and RELEASE. */
 void passthrough_drop_posix_locks(struct request *request, struct handle *handle, uint64_t owner);

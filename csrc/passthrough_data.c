@@ -132,6 +132,33 @@ static int open_file(struct request *request, struct node *node, int flags, uint
     return fd;
 }
 
+int passthrough_open_handle(struct request *request, int fd, int flags, uint64_t nodeid,
+                            struct fuse_open_out *out)
+{
+    int error = passthrough_backing_open(request, nodeid, fd, out);
+    if (error != 0) {
+        close(fd);
+        return error;
+    }
+    error = handle_create(request, fd, HANDLE_FILE, flags, nodeid, &out->fh);
+    if (error != 0)
+        passthrough_backing_close(request, nodeid);
+    return error;
+}
+
+bool passthrough_close_handle(struct request *request, uint64_t fh)
+{
+    /* By the node that it was opened with: what a request says besides may be another. */
+    const struct handle *handle = handle_find(request, fh, HANDLE_FILE);
+    if (handle == NULL)
+        return false;
+    uint64_t nodeid = handle->nodeid;
+    bool closed = handle_close(request, fh, HANDLE_FILE);
+    if (closed)
+        passthrough_backing_close(request, nodeid);
+    return closed;
+}
+
 int32_t passthrough_open(struct request *request)
 {
     struct passthrough *share = passthrough_of(request);
@@ -156,7 +183,7 @@ int32_t passthrough_open(struct request *request)
     if (fd < 0)
         return fd;
     struct fuse_open_out out = {.open_flags = passthrough_fopen_flags(share, node)};
-    error = handle_create(request, fd, HANDLE_FILE, flags, request->in.nodeid, &out.fh);
+    error = passthrough_open_handle(request, fd, flags, request->in.nodeid, &out);
     return error != 0 ? error : reply_bytes(request, &out, sizeof(out));
 }
 
@@ -400,7 +427,7 @@ int32_t passthrough_release(struct request *request)
         (void)flock(handle->fd, LOCK_UN);
     if ((in->release_flags & FUSE_RELEASE_FLUSH) != 0)
         passthrough_drop_posix_locks(request, handle, in->lock_owner);
-    return handle_close(request, in->fh, HANDLE_FILE) ? 0 : -EBADF;
+    return passthrough_close_handle(request, in->fh) ? 0 : -EBADF;
 }
 
 int32_t passthrough_fsync(struct request *request)

@@ -290,10 +290,10 @@ int32_t passthrough_getlk(struct request *request)
     return reply_bytes(request, &out, sizeof(out));
 }
 
-/* Wait for a lock on the pool. A signal ends the wait; it counts where the ring is being stopped. */
+/* Wait for a lock on the pool. A signal ends the wait; it counts where the ring is being stopped, or the caller interrupted. */
 static int wait_for_posix_lock(const struct request *request, int fd, struct flock *lock)
 {
-    while (!atomic_load(request->cancelled)) {
+    while (!request_cancelled(request)) {
         if (fcntl(fd, F_OFD_SETLKW, lock) == 0)
             return 0;
         if (errno != EINTR)
@@ -334,7 +334,7 @@ static int32_t set_posix_lock(struct request *request, struct handle *handle, co
 
 static int wait_for_flock(const struct request *request, int fd, int operation)
 {
-    while (!atomic_load(request->cancelled)) {
+    while (!request_cancelled(request)) {
         if (flock(fd, operation) == 0)
             return 0;
         if (errno != EINTR)

@@ -306,10 +306,10 @@ static int32_t reply_created(struct request *request, int fd, int flags, struct 
     const struct node *node = node_find(request, created->entry.nodeid);
     created->open =
         (struct fuse_open_out){.open_flags = passthrough_fopen_flags(passthrough_of(request), node)};
-    int error = handle_create(request, fd, HANDLE_FILE, flags, created->entry.nodeid, &created->open.fh);
+    int error = passthrough_open_handle(request, fd, flags, created->entry.nodeid, &created->open);
     int32_t result = error != 0 ? error : reply_bytes(request, created, sizeof(*created));
     if (error == 0 && result < 0)
-        handle_close(request, created->open.fh, HANDLE_FILE);
+        passthrough_close_handle(request, created->open.fh);
     if (result < 0)
         node_forget(request, created->entry.nodeid, 1);
     return result;

@@ -15,8 +15,10 @@ struct pool_thread {
     struct epoch_reader reader;
     struct pool *pool;
     pthread_t thread;
-    const struct queue *queue; /* whose request it runs, or NULL; under the pool's lock, as the next one */
-    bool blocking;             /* that is a blocking lock */
+    void *source;    /* of the request it runs, or NULL; under the pool's lock, as the next ones */
+    uint64_t unique; /* of that request */
+    bool blocking;   /* that is a blocking lock */
+    _Atomic bool interrupted;
     struct pool_thread *next;
 };
 
@@ -25,16 +27,11 @@ static bool is_blocking_lock(const struct request *request)
     return request->in.opcode == FUSE_SETLKW;
 }
 
-void pool_init(struct pool *pool, struct session *session, uint32_t limit,
-               void (*complete)(struct request *request, int32_t result))
+void pool_init(struct pool *pool, struct session *session, uint32_t limit)
 {
-    *pool = (struct pool){.session = session, .complete = complete, .limit = limit, .proc_self_fd = -1};
+    *pool = (struct pool){.session = session, .limit = limit, .proc_self_fd = -1};
     pthread_mutex_init(&pool->lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&pool->work, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    threads_condition(&pool->work);
     pthread_cond_init(&pool->ended, NULL);
 }
 
@@ -73,10 +70,18 @@ static struct request *take(struct pool *pool)
     return request;
 }
 
+static void complete(struct request *request, int32_t result)
+{
+    request->next = NULL;
+    request->result = result;
+    request->complete(request);
+}
+
 static void run(struct pool_thread *thread, struct request *request)
 {
     struct session *session = thread->pool->session;
     request->reader = &thread->reader;
+    request->interrupted = &thread->interrupted;
     request->inside_epoch = true;
     epoch_enter(&session->epochs, &thread->reader);
     int32_t result = session_dispatch(session, request);
@@ -85,7 +90,7 @@ static void run(struct pool_thread *thread, struct request *request)
         request->inside_epoch = false;
     }
     /* Here a request may sleep; one that says it would is a fault of ours, and answered. */
-    thread->pool->complete(request, result == REQUEST_WOULD_SLEEP ? -EIO : result);
+    complete(request, result == REQUEST_WOULD_SLEEP ? -EIO : result);
 }
 
 static void unlink_thread(struct pool *pool, struct pool_thread *thread)
@@ -103,15 +108,17 @@ static void *thread_main(void *argument)
     int error = pool->proc_self_fd >= 0 ? credentials_prepare_thread(pool->proc_self_fd) : 0;
     pthread_mutex_lock(&pool->lock);
     for (struct request *request = take(pool); request != NULL; request = take(pool)) {
-        thread->queue = request->queue;
+        thread->source = request->source;
+        thread->unique = request->in.unique;
+        atomic_store(&thread->interrupted, false);
         thread->blocking = is_blocking_lock(request);
         pthread_mutex_unlock(&pool->lock);
         if (error == 0)
             run(thread, request);
         else
-            pool->complete(request, error);
+            complete(request, error);
         pthread_mutex_lock(&pool->lock);
-        thread->queue = NULL;
+        thread->source = NULL;
         pool->blocking_locks -= thread->blocking;
     }
     unlink_thread(pool, thread);
@@ -181,12 +188,38 @@ int pool_submit(struct pool *pool, struct request *request)
     return error;
 }
 
-void pool_cancel_sleeps(struct pool *pool, const struct queue *queue, bool all)
+void pool_cancel_sleeps(struct pool *pool, const void *source, bool all)
 {
     pthread_mutex_lock(&pool->lock);
     for (struct pool_thread *thread = pool->threads; thread != NULL; thread = thread->next) {
-        if (thread->queue == queue && (all || thread->blocking))
+        if (thread->source == source && (all || thread->blocking))
             threads_cancel_sleep(thread->thread);
     }
     pthread_mutex_unlock(&pool->lock);
+}
+
+/* Under the lock. */
+static struct request *find_waiting(const struct pool *pool, uint64_t unique)
+{
+    struct request *request = pool->oldest;
+    while (request != NULL && (request->in.unique != unique || !is_blocking_lock(request)))
+        request = request->next;
+    return request;
+}
+
+void *pool_interrupt(struct pool *pool, uint64_t unique)
+{
+    pthread_mutex_lock(&pool->lock);
+    struct pool_thread *thread = pool->threads;
+    while (thread != NULL && (thread->source == NULL || !thread->blocking || thread->unique != unique))
+        thread = thread->next;
+    const struct request *waiting = thread == NULL ? find_waiting(pool, unique) : NULL;
+    void *source = waiting != NULL ? waiting->source : NULL;
+    if (thread != NULL) {
+        source = thread->source;
+        atomic_store(&thread->interrupted, true);
+        threads_cancel_sleep(thread->thread);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return source;
 }

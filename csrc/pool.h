@@ -17,8 +17,6 @@ struct pool_thread;
 
 struct pool {
     struct session *session;
-    /* Takes a request that was run, and frees it. */
-    void (*complete)(struct request *request, int32_t result);
     int proc_self_fd; /* for credentials_prepare_thread; -1: not needed */
     uint32_t limit;
     pthread_mutex_t lock;
@@ -34,13 +32,15 @@ struct pool {
     bool stopping;
 };
 
-void pool_init(struct pool *pool, struct session *session, uint32_t limit,
-               void (*complete)(struct request *request, int32_t result));
+void pool_init(struct pool *pool, struct session *session, uint32_t limit);
 /* No request is in it any more. Waits until its threads have ended. */
 void pool_destroy(struct pool *pool);
-/* Run a detached request. 0, and it is the pool's until `complete`; or it stays the caller's: -ENOLCK (too
+/* Run a detached request. 0, and it is the pool's until request->complete; or it stays the caller's: -ENOLCK (too
  * many blocking locks), -EAGAIN (no thread could be started and none runs). */
 int pool_submit(struct pool *pool, struct request *request);
-/* End the sleep of a ring's blocking lock requests, or of all its requests. They may be about to sleep: ask
+/* End the sleep of a source's blocking lock requests, or of all its requests. They may be about to sleep: ask
  * again. */
-void pool_cancel_sleeps(struct pool *pool, const struct queue *queue, bool all);
+void pool_cancel_sleeps(struct pool *pool, const void *source, bool all);
+/* Whoever waits for the blocking lock `unique` has been interrupted: end its sleep, with EINTR. It may be about
+ * to sleep, or wait for a thread: ask again, until it is answered. Its source; NULL: there is no such. */
+void *pool_interrupt(struct pool *pool, uint64_t unique);

@@ -360,7 +360,7 @@ static struct request *prepare_request(struct queue *queue)
         .memory = queue->ring.memory,
         .reader = &queue->reader,
         .cancelled = &queue->cancelled,
-        .queue = queue,
+        .source = queue,
         .complete = queue_complete_all,
     };
     return request;
@@ -418,13 +418,6 @@ static bool serve_batch(struct queue *queue)
     return result != VIRTQUEUE_EMPTY || queue->throttled;
 }
 
-void queue_complete(struct request *request, int32_t result)
-{
-    request->next = NULL;
-    request->result = result;
-    queue_complete_all(request);
-}
-
 /* Push answered requests onto the used side, and free them; how many there were. Under used_lock. */
 static uint32_t push_all(struct queue *queue, struct request *requests)
 {
@@ -441,7 +434,7 @@ static uint32_t push_all(struct queue *queue, struct request *requests)
 
 void queue_complete_all(struct request *requests)
 {
-    struct queue *queue = requests->queue;
+    struct queue *queue = requests->source;
     bool log_writes = dirty_log_wanted(queue->environment->log);
     for (struct request *request = requests; request != NULL; request = request->next) {
         request->log_writes = log_writes;

@@ -129,9 +129,8 @@ void queue_end(struct queue *queue);
  * started. */
 uint32_t queue_finish(struct queue *queue);
 
-/* The pool's answer to a detached request of this queue; frees it. */
-void queue_complete(struct request *request, int32_t result);
-/* The same for several of one queue, linked by next, each with its result; seen by the guest together. */
+/* Answers to detached requests of one queue, linked by next, each with its result; seen by the guest together.
+ * Frees them. */
 void queue_complete_all(struct request *requests);
 
 /* ---- Between queue.c, the thread, and queue_control.c, its settings ---- */

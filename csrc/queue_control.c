@@ -51,11 +51,7 @@ int queue_create(struct queue_environment *environment, uint32_t index, struct q
     }
     pthread_mutex_init(&made->lock, NULL);
     pthread_mutex_init(&made->used_lock, NULL);
-    pthread_condattr_t monotonic;
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&made->answered, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    threads_condition(&made->answered);
     *queue = made;
     return 0;
 }

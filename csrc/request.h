@@ -18,7 +18,6 @@ struct filesystem;
 struct epoch_domain;
 struct epoch_reader;
 struct memory_table;
-struct queue;
 
 /* Most vectors a chain may have each way, after neighbours are merged; IOV_MAX, so that one preadv2 takes
  * them. */
@@ -80,20 +79,21 @@ struct request {
     size_t arguments_position;
     size_t readable_position; /* where in the chain the bytes that were not copied (WRITE's data) begin */
     struct session *session;
-    struct filesystem *filesystem; /* set at dispatch */
-    struct memory_table *memory;   /* the guest memory that the vectors point into */
-    struct epoch_reader *reader;   /* of the thread that runs it */
-    const _Atomic bool *cancelled; /* the ring is being stopped: a blocking lock gives up with EINTR */
-    bool on_pool;                  /* runs on a thread that may sleep */
-    bool inside_epoch;             /* pool: not yet left by request_may_sleep */
-    bool log_writes;               /* LOG_ALL: what is written is marked dirty */
-    uint8_t tree_step;             /* enum tree_step, with the waypoint it is about */
-    uint32_t used_length;          /* set by request_finish */
+    struct filesystem *filesystem;   /* set at dispatch */
+    struct memory_table *memory;     /* the guest memory that the vectors point into */
+    struct epoch_reader *reader;     /* of the thread that runs it */
+    const _Atomic bool *cancelled;   /* its source is being stopped: a blocking lock gives up with EINTR */
+    const _Atomic bool *interrupted; /* pool: likewise, by whoever waits for it; may be NULL */
+    bool on_pool;                    /* runs on a thread that may sleep */
+    bool inside_epoch;               /* pool: not yet left by request_may_sleep */
+    bool log_writes;                 /* LOG_ALL: what is written is marked dirty */
+    uint8_t tree_step;               /* enum tree_step, with the waypoint it is about */
+    uint32_t used_length;            /* set by request_finish */
     uint64_t waypoint;
     uint32_t pins;
     _Atomic uint32_t *pinned[REQUEST_PINS];
     struct request_transfer transfer;
-    struct queue *queue;  /* the ring it came from, which takes the answer of the pool */
+    void *source;         /* a ring (struct queue) or a reader of /dev/fuse (struct fuse_reader) */
     struct request *next; /* in the list of who has it */
     int32_t result;       /* an operation's, for `complete` */
     /* Take back detached requests that were answered, linked by next and of one source; frees them. */
@@ -133,6 +133,12 @@ void request_again(struct request *request);
 /* True on a pool thread, which from then on holds nodes and handles by their pins alone; false on a queue
  * thread: return REQUEST_WOULD_SLEEP. Nothing may be looked up in a table after it has said true. */
 bool request_may_sleep(struct request *request);
+/* Whether a request that sleeps until others act is to give up, with EINTR. */
+static inline bool request_cancelled(const struct request *request)
+{
+    return atomic_load(request->cancelled) ||
+           (request->interrupted != NULL && atomic_load(request->interrupted));
+}
 /* Keep an object beyond the epoch: counts `pins` up where the request runs on the pool, down again when it
  * ends. */
 void request_pin(struct request *request, _Atomic uint32_t *pins);

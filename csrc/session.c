@@ -6,11 +6,16 @@
 #include <stdio.h>
 #include <string.h>
 
+/* FUSE_PASSTHROUGH: how many file systems may lie upon each other, this one not counted; files of others are
+ * not passed through. */
+#define FILE_SYSTEM_DEPTH 1
+
 void session_init(struct session *session, const struct vhostfs_session_options *options)
 {
     memset(session, 0, sizeof(*session));
     epoch_domain_init(&session->epochs);
     session->options = *options;
+    session->fuse_fd = -1;
     pthread_mutex_init(&session->lock, NULL);
 }
 
@@ -229,6 +234,7 @@ static int32_t answer_init(struct session *session, struct request *request)
         .max_write = options->max_write,
         .time_gran = 1,
         .max_pages = (flags & FUSE_INIT_MAX_PAGES) != 0 ? options->max_pages : 0,
+        .max_stack_depth = (flags & FUSE_INIT_PASSTHROUGH) != 0 ? FILE_SYSTEM_DEPTH : 0,
     };
     int32_t result = reply_bytes(request, &out, sizeof(out));
     if (result < 0)
@@ -275,32 +281,32 @@ static bool never_answered(uint32_t opcode)
            opcode == FUSE_NOTIFY_REPLY;
 }
 
-void session_cancel(struct session *session, const struct queue *queue, bool all)
+void session_cancel(struct session *session, const void *source, bool all)
 {
     pthread_mutex_lock(&session->lock); /* none is removed meanwhile */
     for (uint16_t i = 0; i < mounts_end(session); i++) {
         struct filesystem *filesystem = session_find(session, i);
         if (filesystem != NULL && filesystem->cancel != NULL)
-            filesystem->cancel(filesystem, queue, all);
+            filesystem->cancel(filesystem, source, all);
     }
     for (struct filesystem *removed = session->removed; removed != NULL; removed = removed->next) {
         if (removed->cancel != NULL)
-            removed->cancel(removed, queue, all);
+            removed->cancel(removed, source, all);
     }
     pthread_mutex_unlock(&session->lock);
 }
 
-void session_give_up(struct session *session, const struct queue *queue)
+void session_give_up(struct session *session, const void *source)
 {
     pthread_mutex_lock(&session->lock); /* none is removed meanwhile */
     for (uint16_t i = 0; i < mounts_end(session); i++) {
         struct filesystem *filesystem = session_find(session, i);
         if (filesystem != NULL && filesystem->give_up != NULL)
-            filesystem->give_up(filesystem, queue);
+            filesystem->give_up(filesystem, source);
     }
     for (struct filesystem *removed = session->removed; removed != NULL; removed = removed->next) {
         if (removed->give_up != NULL)
-            removed->give_up(removed, queue);
+            removed->give_up(removed, source);
     }
     pthread_mutex_unlock(&session->lock);
 }

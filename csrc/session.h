@@ -23,11 +23,10 @@ struct filesystem {
     /* Where there is submit. A copy of an unanswered request, whose chain is returned by other means. Dropped
      * where too many wait. */
     void (*submit_copy)(struct filesystem *filesystem, const struct request *request);
-    /* A ring is to be stopped: see to it that its blocking locks, or all its requests,
-     * are answered soon; */
-    void (*cancel)(struct filesystem *filesystem, const struct queue *queue, bool all);
+    /* A source of requests (request.h) is to be stopped: see to it that its blocking locks, or all its requests, are answered soon; */
+    void (*cancel)(struct filesystem *filesystem, const void *source, bool all);
     /* later: answer what still is not. */
-    void (*give_up)(struct filesystem *filesystem, const struct queue *queue);
+    void (*give_up)(struct filesystem *filesystem, const void *source);
     /* Give up descriptors that can be opened again. False: there are none. May be NULL. */
     bool (*relieve)(struct filesystem *filesystem);
     /* The session has ended: every node and handle is gone (retired: others may still be looking). Also called
@@ -50,6 +49,7 @@ struct session {
     _Atomic uint32_t minor;   /* negotiated; 0 before INIT */
     pthread_mutex_t lock;     /* INIT, DESTROY and the end of a connection, one after the other */
     uint32_t beginning_minor; /* under lock: that of the session which begins */
+    int fuse_fd;              /* the connection to this host's kernel; -1: requests come by rings */
     /* Read by queue threads inside an epoch; set under lock. */
     _Atomic(struct filesystem *) mounts[SESSION_MOUNTS];
     _Atomic uint32_t mounts_end;       /* mounts from this number on were never made; PSEUDO_MOUNT apart */
@@ -77,9 +77,9 @@ int session_attach(struct session *session, const char *path, uint16_t mount);
 int session_unmount(struct session *session, uint16_t mount);
 /* End the session, if one runs: nodes and handles are dropped. The next request but INIT answers EIO. */
 void session_end(struct session *session);
-/* A ring is to be stopped: hurry what is under way outside the pool. See struct filesystem. */
-void session_cancel(struct session *session, const struct queue *queue, bool all);
-void session_give_up(struct session *session, const struct queue *queue);
+/* A source of requests is to be stopped: hurry what is under way outside the pool. See struct filesystem. */
+void session_cancel(struct session *session, const void *source, bool all);
+void session_give_up(struct session *session, const void *source);
 /* Answer a request that request_begin accepted: an operation's result, see request.h. */
 int32_t session_dispatch(struct session *session, struct request *request);
 

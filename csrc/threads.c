@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
+#include <time.h>
 
 /* Of the real-time signals, one that neither the C library nor Python takes for itself. */
 #define CANCEL_SIGNAL (SIGRTMIN + 7)
@@ -58,4 +59,13 @@ int threads_start(pthread_t *thread, const char *name, void *(*run)(void *argume
 void threads_cancel_sleep(pthread_t thread)
 {
     pthread_kill(thread, CANCEL_SIGNAL);
+}
+
+void threads_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(condition, &monotonic);
+    pthread_condattr_destroy(&monotonic);
 }

@@ -69,7 +69,7 @@ static int32_t mock_setlkw(struct request *request)
     if (!request_may_sleep(request))
         return REQUEST_WOULD_SLEEP;
     atomic_fetch_add(&sleeping, 1);
-    while (!atomic_load(request->cancelled))
+    while (!request_cancelled(request))
         poll(NULL, 0, -1); /* only a signal ends it */
     atomic_fetch_sub(&sleeping, 1);
     return -EINTR;

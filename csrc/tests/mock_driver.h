@@ -7,7 +7,7 @@
  *   READLINK  MOCK_PIECE bytes of the pipe mock_pipe, by a transfer of the kernel's; on the pool, as a sleeper that
  *             the stop of the ring ends, where that cannot be
  *   FSYNC     sleeps on the pool until mock_wake
- *   SETLKW    sleeps on the pool until the ring is stopped: EINTR
+ *   SETLKW    sleeps on the pool until it is interrupted, or the ring stopped: EINTR
  *   FORGET    no reply
  */
 #pragma once

@@ -1,0 +1,593 @@
+/* The readers of /dev/fuse; the contract is in fuse_device.h. */
+#define _GNU_SOURCE 1
+#include "fuse_device.h"
+#include "events.h"
+#include "fuse_wire.h"
+#include "passthrough.h"
+#include "pool.h"
+#include "queue.h"
+#include "session.h"
+#include "threads.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PAGE 4096U
+/* What comes before a WRITE's data and a READ's: data begins at a page, so that it can go to a file that is
+ * open with O_DIRECT. */
+#define BEFORE_DATA (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+#define BEFORE_REPLY sizeof(struct fuse_out_header)
+
+/* Room for replies that the kernel bounds by the operation alone: structures, and the target of a link. */
+#define ROOM_OF_STRUCTURES 4096U
+#define ROOM_OF_LINKS 4095U
+
+/* Buffers that are kept for requests to come. */
+#define IDLE_BUFFERS 64U
+
+/* How long all of a stop's parts may take: as for rings (queue_control.c). */
+#define CANCEL_NANOSECONDS 5000000
+#define GRACE_ROUNDS 400
+#define PAUSE_NANOSECONDS 1000000
+
+/* ---- Buffers: a page for headers, then `capacity` bytes ---- */
+
+static size_t buffer_size(const struct fuse_device *device)
+{
+    return PAGE + device->capacity;
+}
+
+/* A buffer, or NULL. Under the lock. */
+static uint8_t *take_buffer(struct fuse_device *device)
+{
+    uint8_t *buffer = device->idle_buffers;
+    if (buffer != NULL) {
+        memcpy(&device->idle_buffers, buffer, sizeof(device->idle_buffers));
+        device->idle_count--;
+        return buffer;
+    }
+    buffer = mmap(NULL, buffer_size(device), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return buffer != MAP_FAILED ? buffer : NULL;
+}
+
+/* Under the lock. NULL is none. */
+static void give_buffer(struct fuse_device *device, uint8_t *buffer)
+{
+    if (buffer == NULL)
+        return;
+    if (device->idle_count >= IDLE_BUFFERS && !device->giving_up) {
+        munmap(buffer, buffer_size(device));
+        return;
+    }
+    memcpy(buffer, &device->idle_buffers, sizeof(device->idle_buffers));
+    device->idle_buffers = buffer;
+    device->idle_count++;
+}
+
+/* The buffers that a detached request has taken along; NULL where it needs none. */
+static uint8_t *data_of(const struct request *request)
+{
+    bool takes = request->in.opcode == FUSE_WRITE;
+    return takes ? (uint8_t *)request->chain.readable[0].iov_base - (PAGE - BEFORE_DATA) : NULL;
+}
+
+static uint8_t *reply_of(const struct request *request)
+{
+    bool takes = request->chain.writable_count > 0;
+    return takes ? (uint8_t *)request->chain.writable[0].iov_base - (PAGE - BEFORE_REPLY) : NULL;
+}
+
+/* ---- Replies ---- */
+
+/* What the kernel refuses as it stands is answered EIO: a request that stays unanswered holds its caller for
+ * ever. ENOENT: nobody waits any more; ENODEV: there is no connection any more. */
+static void send_reply(int fd, const struct request *request)
+{
+    /* With unique 0 it would be a notification: to what is not even a header. */
+    if (request->used_length == 0 || request->in.unique == 0)
+        return;
+    const void *reply = request->chain.writable[0].iov_base;
+    if (write(fd, reply, request->used_length) >= 0 || errno == ENOENT || errno == ENODEV)
+        return;
+    struct fuse_out_header failed = {.len = sizeof(failed), .error = -EIO, .unique = request->in.unique};
+    ssize_t written = write(fd, &failed, sizeof(failed));
+    (void)written;
+}
+
+/* struct request's complete: write the replies, take the buffers back. */
+static void complete_all(struct request *requests)
+{
+    struct fuse_reader *reader = requests->source;
+    struct fuse_device *device = reader->device;
+    for (struct request *request = requests; request != NULL; request = request->next) {
+        request_finish(request, request->result);
+        send_reply(reader->fd, request);
+    }
+    pthread_mutex_lock(&device->lock);
+    while (requests != NULL) {
+        struct request *request = requests;
+        requests = request->next;
+        give_buffer(device, data_of(request));
+        give_buffer(device, reply_of(request));
+        request_free(request);
+        device->in_flight--;
+    }
+    /* The last that is done here: from then on the device may be gone. */
+    if (device->in_flight == 0)
+        pthread_cond_signal(&device->changed);
+    pthread_mutex_unlock(&device->lock);
+}
+
+/* ---- Requests ---- */
+
+static bool is_unanswered(uint32_t opcode)
+{
+    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT ||
+           opcode == FUSE_NOTIFY_REPLY;
+}
+
+/* A number in the arguments, at an offset; 0 where they end before. */
+static uint32_t argument_at(const struct request *request, size_t offset)
+{
+    uint32_t value = 0;
+    if (offset + sizeof(value) <= request->arguments_size)
+        memcpy(&value, request->arguments + offset, sizeof(value));
+    return value;
+}
+
+/* Bytes of payload that the kernel takes in answer to a request. */
+static size_t reply_bound(const struct request *request)
+{
+    size_t size;
+    switch (request->in.opcode) {
+    case FUSE_READ:
+    case FUSE_READDIR:
+    case FUSE_READDIRPLUS:
+        return argument_at(request, offsetof(struct fuse_read_in, size));
+    case FUSE_GETXATTR:
+    case FUSE_LISTXATTR:
+        size = argument_at(request, offsetof(struct fuse_getxattr_in, size));
+        return size > 0 ? size : sizeof(struct fuse_getxattr_out);
+    case FUSE_IOCTL:
+        return sizeof(struct fuse_ioctl_out) + argument_at(request, offsetof(struct fuse_ioctl_in, out_size));
+    case FUSE_READLINK:
+        return ROOM_OF_LINKS;
+    default:
+        return ROOM_OF_STRUCTURES;
+    }
+}
+
+static void set_room(struct request *request, const struct fuse_reader *reader)
+{
+    if (is_unanswered(request->in.opcode))
+        return;
+    size_t room = reply_bound(request);
+    if (room > reader->device->capacity)
+        room = reader->device->capacity;
+    request->chain.writable[0] = (struct iovec){.iov_base = reader->out + (PAGE - BEFORE_REPLY),
+                                                .iov_len = sizeof(struct fuse_out_header) + room};
+    request->chain.writable_count = 1;
+    request->chain.writable_size = sizeof(struct fuse_out_header) + room;
+}
+
+/* Give a request that would sleep away, with the buffers that it needs. 0, or the error to answer. */
+static int hand_over(struct fuse_reader *reader, const struct request *request)
+{
+    struct fuse_device *device = reader->device;
+    struct request *detached = request_detach(request);
+    if (detached == NULL)
+        return -ENOMEM;
+    bool data = data_of(request) != NULL;
+    bool reply = reply_of(request) != NULL;
+    pthread_mutex_lock(&device->lock);
+    uint8_t *in = data ? take_buffer(device) : NULL;
+    uint8_t *out = reply ? take_buffer(device) : NULL;
+    device->in_flight++;
+    pthread_mutex_unlock(&device->lock);
+    int error = (data && in == NULL) || (reply && out == NULL) ? -ENOMEM : 0;
+    struct filesystem *filesystem = detached->filesystem;
+    if (error == 0)
+        error = filesystem->submit != NULL ? filesystem->submit(filesystem, detached)
+                                           : pool_submit(device->environment->pool, detached);
+    if (error == 0) {
+        reader->in = data ? in : reader->in;
+        reader->out = reply ? out : reader->out;
+        return 0;
+    }
+    pthread_mutex_lock(&device->lock);
+    give_buffer(device, in);
+    give_buffer(device, out);
+    device->in_flight--;
+    pthread_mutex_unlock(&device->lock);
+    request_free(detached);
+    return error;
+}
+
+static void answer(struct fuse_reader *reader, struct request *request, int32_t result)
+{
+    if (result == 0)
+        result = session_dispatch(request->session, request);
+    if (result == REQUEST_WOULD_SLEEP) {
+        result = hand_over(reader, request);
+        if (result == 0)
+            return;
+    }
+    request_finish(request, result);
+    send_reply(reader->fd, request);
+}
+
+/* ---- Interrupts ---- */
+
+/* Who has that request before anybody else has, or waits for a lock with it. NULL: nobody here. */
+static const struct fuse_reader *holder_of(struct fuse_device *device, uint64_t unique)
+{
+    for (uint32_t i = 0; i < device->count; i++) {
+        if (atomic_load(&device->readers[i].serving) == unique)
+            return &device->readers[i];
+    }
+    return pool_interrupt(device->environment->pool, unique);
+}
+
+/* Ask the kernel for the interrupt of a request again. Only the descriptor that the request came by knows it; one
+ * that has been answered is unknown to all. */
+static void ask_again(const struct fuse_reader *holder, uint64_t unique)
+{
+    struct fuse_out_header again = {
+        .len = sizeof(again), .error = -EAGAIN, .unique = unique | FUSE_INT_REQ_BIT};
+    ssize_t written = write(holder->fd, &again, sizeof(again));
+    (void)written;
+}
+
+/* FUSE_INTERRUPT. True: the kernel is asked to send it again in a moment, as the request was not yet where it
+ * could be ended, or may have been about to sleep. False: it is to go to the file systems. */
+static bool interrupt(const struct fuse_reader *reader, const struct request *request)
+{
+    static const struct timespec pause = {.tv_nsec = PAUSE_NANOSECONDS};
+    struct fuse_device *device = reader->device;
+    struct fuse_interrupt_in in;
+    if (request->arguments_size < sizeof(in))
+        return true;
+    memcpy(&in, request->arguments, sizeof(in));
+    const struct fuse_reader *holder = holder_of(device, in.unique);
+    if (holder == NULL) {
+        /* Or it was read and not yet noted: who notes it after we have looked again (B) finds this (A). */
+        uint32_t slot = atomic_fetch_add(&device->early_count, 1) % FUSE_EARLY_INTERRUPTS;
+        atomic_store(&device->early[slot], in.unique); /* A */
+        holder = holder_of(device, in.unique);         /* B */
+    }
+    if (holder == NULL)
+        return false;
+    nanosleep(&pause, NULL);
+    ask_again(holder, in.unique);
+    return true;
+}
+
+/* Note what is served; whether it was interrupted before that. */
+static bool note(struct fuse_reader *reader, uint64_t unique)
+{
+    struct fuse_device *device = reader->device;
+    bool early = false;
+    atomic_store(&reader->serving, unique); /* B */
+    if (atomic_load(&device->early_count) != 0) {
+        for (uint32_t i = 0; i < FUSE_EARLY_INTERRUPTS; i++)
+            early = early || atomic_load(&device->early[i]) == unique; /* A */
+    }
+    return early;
+}
+
+/* ---- The thread ---- */
+
+static void serve_one(struct fuse_reader *reader, size_t size)
+{
+    struct fuse_device *device = reader->device;
+    struct session *session = device->environment->session;
+    struct iovec readable = {.iov_base = reader->in + (PAGE - BEFORE_DATA), .iov_len = size};
+    struct iovec writable;
+    struct request request = {
+        .chain = {.readable = &readable, .readable_count = 1, .readable_size = size, .writable = &writable},
+        .session = session,
+        .memory = device->memory,
+        .reader = &reader->epoch,
+        .cancelled = &device->stopping,
+        .source = reader,
+        .complete = complete_all,
+    };
+    int32_t result = request_begin(&request, reader->arguments);
+    set_room(&request, reader);
+    if (result == 0 && request.in.opcode == FUSE_INTERRUPT && interrupt(reader, &request))
+        return;
+    bool early = note(reader, request.in.unique);
+    epoch_enter(&session->epochs, &reader->epoch);
+    answer(reader, &request, result);
+    epoch_leave(&session->epochs, &reader->epoch);
+    atomic_store(&reader->serving, 0);
+    if (early)
+        ask_again(reader, request.in.unique);
+}
+
+/* Wait for a request. Its size; or 0 or a negative errno where there will be no more. */
+static ssize_t next_request(struct fuse_reader *reader)
+{
+    struct fuse_device *device = reader->device;
+    size_t room = BEFORE_DATA + device->capacity;
+    ssize_t size = -EINTR;
+    atomic_store(&reader->reading, true);
+    while (!atomic_load(&device->stopping)) {
+        size = read(reader->fd, reader->in + (PAGE - BEFORE_DATA), room);
+        if (size >= 0)
+            break;
+        size = -errno;
+        /* ENOENT: the request was taken back while it was read. */
+        if (size != -EINTR && size != -ENOENT && size != -EAGAIN)
+            break;
+    }
+    atomic_store(&reader->reading, false);
+    return size;
+}
+
+/* Begin nothing while too much waits to be freed: another thread holds that up. */
+static void wait_for_readers(struct epoch_domain *epochs)
+{
+    static const struct timespec pause = {.tv_nsec = PAUSE_NANOSECONDS};
+    epoch_reclaim(epochs);
+    if (epoch_crowded(epochs))
+        nanosleep(&pause, NULL);
+}
+
+/* Say once that there is no connection any more, whoever of the readers sees it first. */
+static void tell_end(struct fuse_device *device, int error)
+{
+    pthread_mutex_lock(&device->lock);
+    bool told = device->end_told;
+    device->end_told = true;
+    pthread_mutex_unlock(&device->lock);
+    if (told)
+        return;
+    const char *text = "the file system was unmounted";
+    if (error == ECONNABORTED)
+        text = "the connection to the kernel was aborted";
+    else if (error != 0 && error != ENODEV)
+        text = "no more requests can be read";
+    events_push(device->environment->events, VHOSTFS_EVENT_UNMOUNTED, -1, error == ENODEV ? 0 : error, text);
+}
+
+static int prepare(struct fuse_reader *reader)
+{
+    const struct queue_environment *environment = reader->device->environment;
+    return environment->proc_self_fd >= 0 ? credentials_prepare_thread(environment->proc_self_fd) : 0;
+}
+
+static void serve(struct fuse_reader *reader)
+{
+    struct fuse_device *device = reader->device;
+    struct epoch_domain *epochs = &device->environment->session->epochs;
+    ssize_t size = prepare(reader);
+    if (size != 0) {
+        tell_end(device, (int)-size);
+        return;
+    }
+    while (!atomic_load(&device->stopping)) {
+        if (epoch_crowded(epochs)) {
+            wait_for_readers(epochs);
+            continue;
+        }
+        size = next_request(reader);
+        if (size > 0) {
+            serve_one(reader, (size_t)size);
+            continue;
+        }
+        if (!atomic_load(&device->stopping))
+            tell_end(device, (int)-size);
+        return;
+    }
+}
+
+static void *reader_main(void *argument)
+{
+    struct fuse_reader *reader = argument;
+    struct fuse_device *device = reader->device;
+    epoch_add_reader(&device->environment->session->epochs, &reader->epoch);
+    serve(reader);
+    epoch_remove_reader(&device->environment->session->epochs, &reader->epoch);
+    pthread_mutex_lock(&device->lock);
+    reader->ended = true;
+    device->running--;
+    pthread_cond_signal(&device->changed);
+    pthread_mutex_unlock(&device->lock);
+    return NULL;
+}
+
+/* ---- The life of it ---- */
+
+/* A descriptor of the same connection: one with a queue of its own where the kernel gives it, else the same
+ * again. */
+static int another_descriptor(int fd)
+{
+    int made = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    uint32_t joined = (uint32_t)fd;
+    if (made >= 0 && ioctl(made, FUSE_DEV_IOC_CLONE, &joined) == 0)
+        return made;
+    if (made >= 0)
+        close(made);
+    return fcntl(fd, F_DUPFD_CLOEXEC, 3);
+}
+
+/* Under the lock. */
+static int start_reader(struct fuse_device *device, uint32_t index)
+{
+    struct fuse_reader *reader = &device->readers[index];
+    reader->fd = index == 0 ? fcntl(device->fd, F_DUPFD_CLOEXEC, 3) : another_descriptor(device->fd);
+    if (reader->fd < 0)
+        return -errno;
+    reader->arguments = malloc(sizeof(struct fuse_in_header) + REQUEST_ARGUMENTS_SIZE);
+    reader->in = take_buffer(device);
+    reader->out = take_buffer(device);
+    int error = reader->arguments == NULL || reader->in == NULL || reader->out == NULL ? -ENOMEM : 0;
+    char name[24];
+    snprintf(name, sizeof(name), "vhostfs-fuse%u", index);
+    device->running++;
+    if (error == 0)
+        error = threads_start(&reader->thread, name, reader_main, reader);
+    if (error == 0)
+        return 0;
+    device->running--;
+    give_buffer(device, reader->in);
+    give_buffer(device, reader->out);
+    free(reader->arguments);
+    close(reader->fd);
+    return error;
+}
+
+static int start_readers(struct fuse_device *device, uint32_t readers)
+{
+    int error = 0;
+    for (uint32_t i = 0; i < readers; i++)
+        device->readers[i] = (struct fuse_reader){.device = device, .fd = -1};
+    pthread_mutex_lock(&device->lock);
+    while (error == 0 && device->count < readers) {
+        error = start_reader(device, device->count);
+        device->count += error == 0;
+    }
+    pthread_mutex_unlock(&device->lock);
+    return error;
+}
+
+int fuse_device_start(struct queue_environment *environment, struct memory_table *memory, int fd,
+                      uint32_t readers, size_t capacity, struct fuse_device **device)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    if ((flags & O_NONBLOCK) != 0 && fcntl(fd, F_SETFL, flags & ~O_NONBLOCK) != 0)
+        return -errno;
+    struct fuse_device *made = calloc(1, sizeof(*made));
+    if (made == NULL)
+        return -ENOMEM;
+    made->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (made->fd < 0) {
+        free(made);
+        return -errno;
+    }
+    made->environment = environment;
+    made->memory = memory;
+    made->capacity = (capacity + PAGE - 1) / PAGE * PAGE;
+    pthread_mutex_init(&made->lock, NULL);
+    threads_condition(&made->changed);
+    made->readers = aligned_alloc(alignof(struct fuse_reader), readers * sizeof(struct fuse_reader));
+    environment->session->fuse_fd = made->fd;
+    int error = made->readers != NULL ? fuse_notifier_start(made->fd, &made->notifier) : -ENOMEM;
+    if (error == 0)
+        error = start_readers(made, readers);
+    if (error == 0) {
+        *device = made;
+        return 0;
+    }
+    fuse_device_stop(made);
+    fuse_device_free(made);
+    return error;
+}
+
+/* One more round of waiting has passed. Until there were some, a call on the host is left to finish: only locks are given up. */
+static void hurry(struct fuse_device *device, uint32_t round)
+{
+    const struct queue_environment *environment = device->environment;
+    bool all = round >= GRACE_ROUNDS;
+    bool give_up = round > 2 * GRACE_ROUNDS;
+    pthread_mutex_lock(&device->lock);
+    device->giving_up = device->giving_up || give_up;
+    for (uint32_t i = 0; i < device->count; i++) {
+        struct fuse_reader *reader = &device->readers[i];
+        if (!reader->ended && (all || atomic_load(&reader->reading)))
+            threads_cancel_sleep(reader->thread);
+        pool_cancel_sleeps(environment->pool, reader, all);
+    }
+    pthread_mutex_unlock(&device->lock);
+    for (uint32_t i = 0; i < device->count; i++) {
+        session_cancel(environment->session, &device->readers[i], all);
+        if (give_up)
+            session_give_up(environment->session, &device->readers[i]);
+    }
+    if (round == 2 * GRACE_ROUNDS)
+        events_push(environment->events, VHOSTFS_EVENT_WARNING, -1, 0,
+                    "the file system cannot end: a system call on the share does not return");
+}
+
+static struct timespec next_round(void)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += CANCEL_NANOSECONDS;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    return until;
+}
+
+/* What is told first, while there is somebody who answers what its writes may wait for: a lock of the kernel's
+ * that is held for a request, which is ended if it takes its time. */
+static void end_notifier(struct fuse_device *device)
+{
+    struct timespec until = next_round();
+    fuse_notifier_end(device->notifier);
+    for (uint32_t round = 0; !fuse_notifier_ended(device->notifier, &until); round++) {
+        hurry(device, round);
+        until = next_round();
+    }
+    fuse_notifier_join(device->notifier);
+}
+
+/* Wait until the readers have ended and all is answered, for a while. */
+static bool await_end(struct fuse_device *device)
+{
+    struct timespec until = next_round();
+    int waited = 0;
+    pthread_mutex_lock(&device->lock);
+    while ((device->running > 0 || device->in_flight > 0) && waited == 0)
+        waited = pthread_cond_timedwait(&device->changed, &device->lock, &until);
+    bool ended = device->running == 0 && device->in_flight == 0;
+    pthread_mutex_unlock(&device->lock);
+    return ended;
+}
+
+void fuse_device_stop(struct fuse_device *device)
+{
+    if (device->notifier != NULL)
+        end_notifier(device);
+    atomic_store(&device->stopping, true);
+    uint32_t round = 0;
+    do {
+        hurry(device, round++);
+    } while (!await_end(device));
+    for (uint32_t i = 0; i < device->count; i++) {
+        struct fuse_reader *reader = &device->readers[i];
+        pthread_join(reader->thread, NULL);
+        close(reader->fd);
+        free(reader->arguments);
+        give_buffer(device, reader->in);
+        give_buffer(device, reader->out);
+    }
+    device->count = 0;
+    device->environment->session->fuse_fd = -1;
+    close(device->fd);
+    device->fd = -1;
+}
+
+void fuse_device_free(struct fuse_device *device)
+{
+    if (device->notifier != NULL)
+        fuse_notifier_free(device->notifier);
+    while (device->idle_buffers != NULL)
+        munmap(take_buffer(device), buffer_size(device));
+    pthread_cond_destroy(&device->changed);
+    pthread_mutex_destroy(&device->lock);
+    free(device->readers);
+    free(device);
+}

@@ -1,0 +1,81 @@
+/* Requests from /dev/fuse, for file systems on this host: the other source of requests beside rings.
+ *
+ * Each reader is a thread with a descriptor of the connection: the one that was mounted with, or a clone of it,
+ * whose requests only that descriptor can answer. It reads a request into a buffer of its own, has it answered
+ * and writes the reply, two system calls a request. A request that is detached (to the pool, to Python) takes
+ * the buffers that it needs along, the reader gets others, and whoever has the answer writes it.
+ *
+ * What the kernel is told unasked goes by a thread of its own (fuse_notify.c), because such a write waits for
+ * locks that are held by requests which are not answered yet.
+ */
+#pragma once
+#include "epoch.h"
+#include "request.h"
+#include <pthread.h>
+#include <stdalign.h>
+#include <time.h>
+
+struct queue_environment;
+struct fuse_device;
+struct fuse_notifier;
+
+#define FUSE_EARLY_INTERRUPTS 8U
+
+struct fuse_reader {
+    alignas(128) struct epoch_reader epoch;
+    struct fuse_device *device;
+    pthread_t thread;
+    int fd;
+    _Atomic uint64_t serving; /* the request that it has and that nobody else has yet; 0: none */
+    _Atomic bool reading;     /* it sleeps in read(2), or is about to */
+    bool ended;               /* under the device's lock */
+    uint8_t *in;              /* buffers of its own */
+    uint8_t *out;
+    uint8_t *arguments;
+};
+
+struct fuse_device {
+    struct queue_environment *environment;
+    struct memory_table *memory; /* of no meaning here; requests hold a reference to some table */
+    size_t capacity;             /* bytes of data that a request or a reply may carry */
+    int fd;                      /* our own duplicate */
+    _Atomic uint32_t count;      /* readers */
+    struct fuse_reader *readers;
+    struct fuse_notifier *notifier;
+    _Atomic bool stopping;
+    _Atomic uint32_t early_count;                  /* INTERRUPTs of requests that nobody had, ever */
+    _Atomic uint64_t early[FUSE_EARLY_INTERRUPTS]; /* what the last of them named */
+    pthread_mutex_t lock;                          /* of all below */
+    pthread_cond_t changed;
+    uint32_t running;      /* readers that have not ended */
+    uint32_t in_flight;    /* detached requests */
+    uint8_t *idle_buffers; /* linked by their first bytes */
+    uint32_t idle_count;
+    bool giving_up; /* buffers that come back may still be looked at: they are kept till the end */
+    bool end_told;
+};
+
+#define FUSE_READERS_MAX 64
+
+/* Serve the connection of `fd`, which stays the caller's, with `readers` threads. 0, or a negative errno. */
+int fuse_device_start(struct queue_environment *environment, struct memory_table *memory, int fd,
+                      uint32_t readers, size_t capacity, struct fuse_device **device);
+/* End the threads; what is under way is answered, or given up. The connection ends with its descriptors, unless
+ * the caller has others. */
+void fuse_device_stop(struct fuse_device *device);
+/* After fuse_device_stop, and when nobody looks at requests any more. */
+void fuse_device_free(struct fuse_device *device);
+
+/* fuse_notify.c: tell the kernel something unasked, later. */
+int fuse_notifier_start(int fd, struct fuse_notifier **notifier);
+/* Write what is being written, and then no more. */
+void fuse_notifier_end(struct fuse_notifier *notifier);
+/* Whether it has ended, waited for until some time (CLOCK_MONOTONIC). It may wait for what a request holds. */
+bool fuse_notifier_ended(struct fuse_notifier *notifier, const struct timespec *until);
+/* When it has ended. */
+void fuse_notifier_join(struct fuse_notifier *notifier);
+/* When nobody posts any more. */
+void fuse_notifier_free(struct fuse_notifier *notifier);
+/* 0; -ENOMEM; -ENOBUFS: too much waits; -ENOSYS: it is to end. From any thread. */
+int fuse_notifier_post(struct fuse_notifier *notifier, int32_t code, const struct iovec *payload,
+                       uint32_t count);
