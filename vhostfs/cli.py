@@ -28,6 +28,13 @@ SERVE_TEXT: Final = (
 )
 
 
+MOUNT_TEXT: Final = (
+    "Mount a directory, the device of a configuration file, or a file system written in Python on this host,"
+    " by /dev/fuse: root by mount(2), users by fusermount3. It ends when it is unmounted (umount,"
+    " fusermount3 -u) or by SIGTERM."
+)
+
+
 class _Version(argparse.Action):
     """--version, which looks the number up only when it is asked for."""
 
@@ -69,7 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     check.add_argument("file", type=Path, metavar="FILE")
+    mount = commands.add_parser(
+        "mount", help="mount a file system on this host", description=MOUNT_TEXT, allow_abbrev=False
+    )
+    _add_mount_options(mount)
     parsed = parser.parse_args(arguments)
+    if parsed.command == "mount":
+        return _reported(lambda: _mount(mount, parsed))
     if parsed.command == "check":
         return _reported(lambda: _check(parsed.file))
     return _reported(lambda: _serve(serve, parsed))
@@ -98,6 +111,38 @@ def _serve(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
     from vhostfs.daemon import run  # noqa: PLC0415
 
     return run(request.configuration, request.notices, os.environ)
+
+
+def _add_mount_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="DIRECTORY, CONFIG.yaml, or MODULE:ATTRIBUTE")
+    parser.add_argument("mountpoint", type=Path, metavar="MOUNTPOINT")
+    parser.add_argument(
+        "-o",
+        action="append",
+        default=[],
+        dest="options",
+        metavar="OPTION[,...]",
+        help="ro, allow_other, fsname=NAME, subtype=NAME, and flags of mount(8): noexec, noatime, suid, dev",
+    )
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay, and log to stderr")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads that read requests, 1 to 64")
+
+
+def _mount(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
+    from vhostfs.mounting import run  # noqa: PLC0415
+    from vhostfs.transports.fuse_device import MountOptions  # noqa: PLC0415
+
+    options = MountOptions()
+    try:
+        for option in ",".join(parsed.options).split(","):
+            options = options.with_option(option) if option else options
+    except ValueError as error:
+        parser.error(f"-o {error}: there is no such option")
+    if parsed.threads is not None and not 1 <= parsed.threads <= 64:
+        parser.error("--threads: 1 to 64")
+    return run(
+        parsed.source, parsed.mountpoint, options, threads=parsed.threads, foreground=parsed.foreground
+    )
 
 
 def _check(path: Path) -> int:

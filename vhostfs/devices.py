@@ -58,6 +58,8 @@ MAX_PAGES: Final = 256
 
 MAX_WRITE: Final = MAX_PAGES * 4096
 
+NO_FLAGS: Final = InitFlags(0)
+
 OTHER_DESCRIPTORS: Final = 64
 """What a process needs besides its nodes' descriptors, at the very least."""
 
@@ -154,11 +156,12 @@ def make_device(
     filesystems: Mapping[PurePosixPath, Filesystem[Any]],
     *,
     growing: bool = False,
+    transport_flags: InitFlags = NO_FLAGS,
 ) -> MadeDevice:
     """Make a device and its mounts; raise StartError where the host refuses.
 
     `filesystems` are those that open_filesystems has opened; native mounts need the sandbox, as do devices to
-    which mounts can be added later (`growing`).
+    which mounts can be added later (`growing`). `transport_flags` are taken of INIT besides the mounts' own.
     """
     mounts: dict[PurePosixPath, NativeMount | PythonMount] = {}
     for place, mount in settings.mounts.items():
@@ -169,7 +172,7 @@ def make_device(
             )
         else:
             mounts[place] = PythonMount(mount.type, filesystems[place])
-    flags = device_flags(settings.name, mounts, growing=growing)
+    flags = device_flags(settings.name, mounts, growing=growing) | transport_flags
     max_write = min([MAX_WRITE, *(filesystem.options.max_write for filesystem in filesystems.values())])
     try:
         device = Device(

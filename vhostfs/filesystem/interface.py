@@ -77,8 +77,9 @@ class Options:
 class Session(Protocol):
     """What a file system may ask of the session that serves it, from `init` to `destroy`, on its event loop.
 
-    The invalidations reach /dev/fuse; over virtio-fs Linux has no way to be told, and they raise OSError
-    ENOSYS there. They raise OSError ENOENT where the kernel does not know the node, which is no fault.
+    The invalidations reach /dev/fuse, soon after they are asked for; what the kernel does not know it has
+    nothing to forget of. Over virtio-fs Linux has no way to be told, and they raise OSError ENOSYS there.
+    They raise OSError ENOBUFS where too much waits to be told.
     """
 
     @property

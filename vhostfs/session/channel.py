@@ -78,4 +78,7 @@ class Channel(Protocol):
         """Write the data of a WRITE to a file; return how many bytes. Raises OSError. Threads as above."""
 
     def notify(self, code: NotifyCode, payload: Sequence[Buffer]) -> None:
-        """Tell the kernel something unasked. OSError ENOSYS where it cannot be told; ENOENT: unknown node."""
+        """Tell the kernel something unasked, soon: in vain where it does not know the node or name.
+
+        OSError: ENOSYS where it cannot be told, ENOBUFS where too much waits to be told.
+        """

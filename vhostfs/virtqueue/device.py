@@ -1,9 +1,9 @@
 """A device of the data plane: each method is one function of csrc/core.h, typed, with errors as OSError.
 
 The contracts are those of core.h. In short: one thread at a time makes calls for one device, except that
-`next_event` may be called at any time; `stop_queue`, `reset`, `disconnect` and `close` wait until requests
-under way are answered, as `set_queue_size` and `set_queue_base` do for a ring that is kicked and not enabled,
-and everything else returns at once. All calls let other Python threads run meanwhile.
+`next_event` may be called at any time; `stop_queue`, `reset`, `disconnect`, `detach_fuse` and `close` wait
+until requests under way are answered, as `set_queue_size` and `set_queue_base` do for a ring that is kicked
+and not enabled, and everything else returns at once. All calls let other Python threads run meanwhile.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class DeviceEventKind(IntEnum):
     SESSION = 3
     """A FUSE session began or ended."""
     WARNING = 4
+    UNMOUNTED = 5
+    """/dev/fuse: there is no connection any more; the device is to be detached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,19 @@ class Device:
             event.error or None,
             ffi.string(event.text).decode(errors="replace"),
         )
+
+    # /dev/fuse, instead of rings.
+
+    def attach_fuse(self, descriptor: int, threads: int) -> None:
+        """Serve a file system of this host, by 1 to 64 threads. The descriptor stays the caller's.
+
+        Once in the device's life. The end of the connection is an event, UNMOUNTED.
+        """
+        _check(lib.vhostfs_device_attach_fuse(self.handle, descriptor, threads))
+
+    def detach_fuse(self) -> None:
+        """Serve it no longer: answer what is under way, end the session. Waits; harmless when repeated."""
+        lib.vhostfs_device_detach_fuse(self.handle)
 
     # Guest memory.
 

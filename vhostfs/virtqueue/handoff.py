@@ -6,7 +6,6 @@ The functions are those of csrc/core.h (handoff); each lets other threads of Pyt
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 from collections.abc import Buffer, Callable, Sequence
 from typing import Any, Final
@@ -38,6 +37,7 @@ class Handoff:
         mask = sum(1 << opcode for opcode in opcodes)
         _checked(lib.vhostfs_device_mount_handoff(device.handle, mount, mask, made))
         self._handle: Any = made[0]
+        self._device = device
         self._batch = ffi.new("uint64_t[]", BATCH_BYTES // 8)
         self._arena = ffi.cast("uint8_t *", self._batch)
         self._view = memoryview(ffi.buffer(self._batch)).toreadonly()
@@ -128,8 +128,13 @@ class Handoff:
         return written
 
     def notify(self, code: NotifyCode, payload: Sequence[Buffer]) -> None:
-        """Tell the kernel something unasked: Linux has no way for that over virtio-fs."""
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        """Tell the kernel something unasked, over /dev/fuse; Linux has no way for that over virtio-fs.
+
+        By a thread of its own: the kernel may hold a lock for a request that this loop is to answer first.
+        """
+        pieces = [ffi.from_buffer("uint8_t[]", piece) for piece in payload]
+        segments = ffi.new("struct vhostfs_segment[]", [(piece, len(piece)) for piece in pieces])
+        _checked(lib.vhostfs_device_notify(self._device.handle, code, segments, len(pieces)))
 
 
 def _checked(result: int) -> int:
