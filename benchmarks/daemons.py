@@ -98,6 +98,11 @@ def _cpu_clock(process: int) -> int:
     return (~process << 3) | 2
 
 
+def cpu_nanoseconds(process: int) -> int:
+    """Return what a process and all that descend from it have used of the processors."""
+    return sum(time.clock_gettime_ns(_cpu_clock(each)) for each in _family(process))
+
+
 class RunningDaemon:
     """A daemon that listens."""
 
@@ -115,7 +120,7 @@ class RunningDaemon:
 
     def cpu_nanoseconds(self) -> int:
         """Return what its processes have used of the processors, in threads that have ended too."""
-        return sum(time.clock_gettime_ns(_cpu_clock(each)) for each in _family(self.process.pid))
+        return cpu_nanoseconds(self.process.pid)
 
     def resident_bytes(self) -> int:
         """Return how much memory it holds."""

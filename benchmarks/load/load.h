@@ -121,3 +121,35 @@ struct bare_share {
 /* CPU nanoseconds a cycle of the system calls that a cycle of these steps cannot do without; -errno where one
  * fails. */
 int64_t bare_run(const struct bare_share *share, const struct workload *workload, uint64_t nanoseconds);
+
+/* ---- What programs call, on a file system that is mounted on this host ---- */
+
+enum call {
+    CALL_GETATTR = 1,     /* statx of an open file, which may not be answered from the kernel's cache */
+    CALL_LOOKUP_NONE = 2, /* of a name that is not there */
+    CALL_READ = 3,        /* block bytes of the file of data, in random places; the content is checked */
+    CALL_WRITE = 4,       /* block bytes; each page holds its number, at its begin and its end */
+    CALL_READDIR = 5,     /* a directory: opened, listed, closed; the entries are counted */
+};
+
+struct calls {
+    int32_t directory; /* of `entries` files; open, as the next ones */
+    int32_t file;      /* of 100 bytes */
+    int32_t read_file;
+    int32_t write_file;
+    uint64_t data_size; /* bytes of the files of data */
+    uint32_t entries;
+    uint32_t call;
+    uint32_t block;   /* at most 1 MiB */
+    uint32_t threads; /* 1 to 32, which call at once */
+    uint64_t nanoseconds;
+};
+
+struct called {
+    uint64_t calls;
+    uint64_t nanoseconds;
+    char wrong[240]; /* the first result that was not as it should be; empty: none */
+};
+
+/* Call until the time is over. 0, or a negative errno. */
+int calls_run(const struct calls *calls, struct called *called);
