@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -124,6 +125,8 @@ class RequestPlace(Place):
         """Hold the directory of a path; yield its node, and the last name."""
         directory, _, name = path.rpartition("/")
         with self.node(directory) as node:
+            if directory and not stat.S_ISDIR(self.client.getattr(node).attr.mode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
             yield node, os.fsencode(name)
 
     def stat(self, path: str = "") -> Attr:
@@ -132,7 +135,7 @@ class RequestPlace(Place):
 
     def mkdir(self, path: str, mode: int = 0o755) -> None:
         with self.parent(path) as (parent, name):
-            self.forget(self.client.mkdir(parent, name, mode))
+            self.forget(self.client.mkdir(parent, name, mode & 0o1777))
 
     def mknod(self, path: str, mode: int, rdev: int = 0) -> None:
         with self.parent(path) as (parent, name):

@@ -381,10 +381,10 @@ class MemoryFilesystem(Filesystem[Handle]):
         file = handle.file
         action = mode & ~_KEEP_SIZE
         keeps = bool(mode & _KEEP_SIZE)
-        if action not in {0, _PUNCH_HOLE, _ZERO_RANGE} or (action == _PUNCH_HOLE and not keeps):
-            _fail(errno.EOPNOTSUPP)
         if offset < 0 or length <= 0:
             _fail(errno.EINVAL)
+        if action not in {0, _PUNCH_HOLE, _ZERO_RANGE} or (action == _PUNCH_HOLE and not keeps):
+            _fail(errno.EOPNOTSUPP)
         end = offset + length
         if end > SIZE_LIMIT:
             _fail(errno.EFBIG)

@@ -16,8 +16,8 @@ _NAMESPACES: Final = ("user.", "trusted.", "security.")
 _NAME_LIMIT: Final = 255
 _VALUE_LIMIT: Final = 64 << 10
 _LIST_LIMIT: Final = 64 << 10
-_OVERHEAD: Final = 32
-"""Bytes charged for an attribute beside its name and value."""
+_OVERHEAD: Final = 40
+"""Bytes charged for an attribute beside its name and value (tmpfs: simple_xattr_space)."""
 
 
 def _refused(number: int) -> OSError:
