@@ -1,4 +1,4 @@
-"""The commands: `vhostfs serve`, `vhostfs check`, and `vhostfsd`, which takes the options of serve alone."""
+"""The commands: `vhostfs serve`, `check`, `mount`, `mounts`; and `vhostfsd`, with the options of serve."""
 
 from __future__ import annotations
 
@@ -32,6 +32,10 @@ MOUNT_TEXT: Final = (
     "Mount a directory, the device of a configuration file, or a file system written in Python on this host,"
     " by /dev/fuse: root by mount(2), users by fusermount3. It ends when it is unmounted (umount,"
     " fusermount3 -u) or by SIGTERM."
+)
+
+MOUNTS_TEXT: Final = (
+    "List, add and remove mounts of a daemon whose configuration has a control socket, while guests work."
 )
 
 
@@ -80,11 +84,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "mount", help="mount a file system on this host", description=MOUNT_TEXT, allow_abbrev=False
     )
     _add_mount_options(mount)
+    mounts = commands.add_parser(
+        "mounts",
+        help="list, add and remove mounts of a running daemon",
+        description=MOUNTS_TEXT,
+        allow_abbrev=False,
+    )
+    _add_mounts_options(mounts)
     parsed = parser.parse_args(arguments)
     if parsed.command == "mount":
         return _reported(lambda: _mount(mount, parsed))
     if parsed.command == "check":
         return _reported(lambda: _check(parsed.file))
+    if parsed.command == "mounts":
+        return _reported(lambda: _mounts(parsed))
     return _reported(lambda: _serve(serve, parsed))
 
 
@@ -143,6 +156,37 @@ def _mount(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> int:
     return run(
         parsed.source, parsed.mountpoint, options, threads=parsed.threads, foreground=parsed.foreground
     )
+
+
+def _add_mounts_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--control", type=Path, required=True, metavar="PATH", help="`control` of the daemon's configuration"
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="say what is mounted: device, place, type", allow_abbrev=False)
+    add = actions.add_parser("add", help="mount something", allow_abbrev=False)
+    remove = actions.add_parser(
+        "remove", help="take a mount away, also while it is in use", allow_abbrev=False
+    )
+    for action in (add, remove):
+        action.add_argument(
+            "--device", metavar="NAME", help="the device's tag; not needed where there is one"
+        )
+        action.add_argument("place", metavar="PLACE", help="where it is in the guest's mount, such as /data")
+    add.add_argument("mount", metavar="MOUNT", help="YAML as in a configuration: '{type: memory, size: 64M}'")
+
+
+def _mounts(parsed: argparse.Namespace) -> int:
+    from vhostfs.control import client  # noqa: PLC0415
+
+    if parsed.action == "list":
+        for mount in client.list_mounts(parsed.control):
+            sys.stdout.write(f"{mount.device}\t{mount.place}\t{mount.type}\n")
+    elif parsed.action == "add":
+        client.add_mount(parsed.control, parsed.device, parsed.place, parsed.mount)
+    else:
+        client.remove_mount(parsed.control, parsed.device, parsed.place)
+    return 0
 
 
 def _check(path: Path) -> int:

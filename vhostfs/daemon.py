@@ -13,20 +13,21 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable, MutableMapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, MutableMapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
 from vhostfs import logs
-from vhostfs.config.model import Configuration, PathSocket, idle_settings
+from vhostfs.config.model import Configuration, PathSocket, SandboxMode, idle_settings
 from vhostfs.devices import descriptor_budgets, make_device, offer, open_filesystems
-from vhostfs.errors import StartError
+from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.listening import Listener, forget_passed_sockets, open_listener
 from vhostfs.made_device import MadeDevice
 from vhostfs.sandbox import Sandbox, enter
@@ -78,10 +79,15 @@ def run(configuration: Configuration, notices: Sequence[str], environment: Mutab
         filesystems = [open_filesystems(device) for device in configuration.devices]
         if any(filesystems):
             import_for_filesystems()
+        control = None
+        if configuration.control is not None:
+            control = _opened(open_listener(configuration.control, environment), cleanup)
+            import_for_control()
+        sockets = [*(device.socket for device in configuration.devices), configuration.control]
         directories = {
-            listener.directory: device.socket.path.parent
-            for device, listener in zip(configuration.devices, listeners, strict=True)
-            if isinstance(device.socket, PathSocket) and listener.directory is not None
+            listener.directory: each.path.parent
+            for each, listener in zip(sockets, [*listeners, control], strict=True)
+            if isinstance(each, PathSocket) and listener is not None and listener.directory is not None
         }
         sandbox = enter(
             configuration.sandbox,
@@ -94,12 +100,19 @@ def run(configuration: Configuration, notices: Sequence[str], environment: Mutab
         for settings, name, listener, opened in zip(
             configuration.devices, configuration.device_names(), listeners, filesystems, strict=True
         ):
-            made = make_device(settings, sandbox, budgets, opened)
+            made = make_device(settings, sandbox, budgets, opened, growing=control is not None)
             cleanup.callback(made.close)
             served.append(_Served(name, listener, made, offer(settings)))
         _close(sandbox)
+        controlling = None
+        if control is not None:
+            controlling = partial(_serve_control, control, served, in_reach(configuration))
         return anyio.run(
-            _serve_all, served, configuration.once, lambda: logs.announce(configuration.log, READY)
+            _serve_all,
+            served,
+            configuration.once,
+            lambda: logs.announce(configuration.log, READY),
+            controlling,
         )
 
 
@@ -148,6 +161,25 @@ def import_for_filesystems() -> None:
         importlib.import_module(module)
 
 
+def import_for_control() -> None:
+    """Import all that mounts need which are added when no file is in sight any more."""
+    import_for_filesystems()
+    from vhostfs.backends import catalogue  # noqa: PLC0415
+    from vhostfs.config.schema import parse_mount  # noqa: PLC0415
+
+    importlib.import_module("vhostfs.control.server")
+    catalogue.load_all()
+    for text in ("type: memory", "type: memory\nsize: wrong\nunknown: 1", "type: unknown"):
+        # pydantic leaves much until it is first used.
+        with suppress(ConfigurationError):
+            parse_mount(text, "")
+
+
+def in_reach(configuration: Configuration) -> bool:
+    """Tell whether the daemon has the host's network while it serves."""
+    return configuration.network or configuration.sandbox.mode is not SandboxMode.NAMESPACE
+
+
 def _opened(listener: Listener, cleanup: ExitStack) -> Listener:
     cleanup.callback(listener.close)
     return listener
@@ -159,7 +191,23 @@ def _close(sandbox: Sandbox) -> None:
         os.close(descriptor)
 
 
-async def _serve_all(served: Sequence[_Served], once: bool, announce: Callable[[], None]) -> int:
+async def _serve_control(listener: Listener, served: Sequence[_Served], network: bool) -> None:
+    """Serve the control socket; a fault in that costs nobody anything else."""
+    from vhostfs.control.server import Control, serve_control  # noqa: PLC0415
+
+    try:
+        await serve_control(listener.socket, Control({each.name: each.made for each in served}, network))
+    except Exception:
+        logger.exception("the control socket is no longer served")
+        listener.close()
+
+
+async def _serve_all(
+    served: Sequence[_Served],
+    once: bool,
+    announce: Callable[[], None],
+    control: Callable[[], Coroutine[Any, Any, None]] | None = None,
+) -> int:
     failures: list[str] = []
     with anyio.open_signal_receiver(*END_SIGNALS) as signals:
         async with anyio.create_task_group() as daemon:
@@ -173,6 +221,8 @@ async def _serve_all(served: Sequence[_Served], once: bool, announce: Callable[[
                     return
 
             daemon.start_soon(end_on_signal)
+            if control is not None:
+                daemon.start_soon(control)
             async with anyio.create_task_group() as devices:
                 for each in served:
                     devices.start_soon(_serve_one, each, once, failures)

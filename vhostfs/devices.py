@@ -172,7 +172,7 @@ def make_device(
             )
         else:
             mounts[place] = PythonMount(mount.type, filesystems[place])
-    flags = device_flags(settings.name, mounts, growing=growing) | transport_flags
+    flags = device_flags(settings.name, mounts, growing=growing)
     max_write = min([MAX_WRITE, *(filesystem.options.max_write for filesystem in filesystems.values())])
     try:
         device = Device(
@@ -182,7 +182,7 @@ def make_device(
                 poll_nanoseconds=settings.poll_microseconds * 1000,
                 io_uring=settings.io_uring is IoUring.AUTO,
             ),
-            _session_options(flags, max_write),
+            _session_options(flags | transport_flags, max_write),
         )
     except OSError as error:
         raise StartError(f"{settings.name}: no device can be made: {error.strerror}") from None

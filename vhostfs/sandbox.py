@@ -210,6 +210,21 @@ def _clone_tree(path: PurePosixPath) -> int:
     return _syscall(SYS_OPEN_TREE, AT_FDCWD, os.fsencode(path), flags)
 
 
+def detached_mount(path: PurePosixPath) -> int:
+    """Return a descriptor of a directory in a copy of its mounts, which is attached nowhere and gone with it.
+
+    From there nothing above the directory can be reached, nor any program or device of it used. Raises
+    OSError: EPERM without CAP_SYS_ADMIN, ENOSYS before Linux 5.2.
+    """
+    clone = _clone_tree(path)
+    try:
+        _set_attributes(clone, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, recursive=True)
+    except OSError:
+        os.close(clone)
+        raise
+    return clone
+
+
 def _new_tmpfs() -> int:
     """Return a detached tmpfs with just enough room for the shares' mount points."""
     context = _syscall(SYS_FSOPEN, b"tmpfs", FSOPEN_CLOEXEC)

@@ -7,12 +7,15 @@ Packages declare them as entry points (vhostfs.backends.contract); one is import
 from __future__ import annotations
 
 import difflib
+import logging
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from vhostfs.backends.contract import Backend, Layer
 from vhostfs.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 NATIVE: Final = "passthrough"
 """The type of mount that needs no package."""
@@ -30,6 +33,19 @@ def backend(name: str) -> type[Backend]:
 def layer(name: str) -> type[Layer]:
     """Return the settings of a type of layer, as `backend` does of a mount."""
     return _loaded(LAYERS, name, Layer)
+
+
+def load_all() -> None:
+    """Import every type that is installed, so that each is at hand where no file is in sight any more.
+
+    A warning tells of each that cannot be loaded.
+    """
+    for group, kind in ((BACKENDS, Backend), (LAYERS, Layer)):
+        for name in _installed(group):
+            try:
+                _loaded(group, name, kind)
+            except ConfigurationError as error:
+                logger.warning("no mount of this type can be added later: %s", error)
 
 
 @cache

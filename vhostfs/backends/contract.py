@@ -36,7 +36,9 @@ class Backend:
         """Return the file system, with everything opened and imported that is found by path.
 
         Called once, before the sandbox hides the host's files and before there is an event loop; what needs
-        the loop begins in Filesystem.init. Raises OSError or ConfigurationError.
+        the loop begins in Filesystem.init. A mount that is added to a running daemon is opened by a worker
+        thread inside the sandbox, where open_path (vhostfs.backends.opening) still finds what a field of
+        the settings has the path of. Raises OSError or ConfigurationError.
         """
         raise NotImplementedError
 

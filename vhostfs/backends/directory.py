@@ -27,6 +27,7 @@ from vhostfs.backends import directory_calls as calls
 from vhostfs.backends.contract import Backend
 from vhostfs.backends.directory_credentials import acting_as, without_fsetid
 from vhostfs.backends.directory_nodes import Node, NodeTable, refused
+from vhostfs.backends.opening import PROC_SELF_FD, open_path
 from vhostfs.filesystem import (
     ROOT,
     Attr,
@@ -48,8 +49,6 @@ from vhostfs.filesystem import (
     WriteBuffer,
     WriteFlags,
 )
-
-PROC_SELF_FD: Final = "/proc/self/fd"
 
 _OPEN_FLAGS: Final = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
 """Those that concern the host. O_APPEND is said with each write, as the kernel writes back through the same
@@ -125,8 +124,8 @@ class DirectoryFilesystem(Filesystem[Handle]):
         elif descriptors < 16:
             raise ValueError(f"{descriptors} descriptors are too few: 16 are needed")
         path_only = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-        own = os.open(".", path_only, dir_fd=root) if isinstance(root, int) else os.open(root, path_only)
-        self._proc = os.open(PROC_SELF_FD, path_only)
+        own = os.open(".", path_only, dir_fd=root) if isinstance(root, int) else open_path(root, path_only)
+        self._proc = open_path(PROC_SELF_FD, path_only)
         self._nodes = NodeTable(own, descriptors)
         kind = calls.file_system_type(own)
         self._in_memory = kind in {_TMPFS, _RAMFS}

@@ -264,6 +264,8 @@ class Configuration:
     """Most open descriptors of the process; None: as many as allowed, up to 1,000,000; 0: left as it is."""
     once: bool = False
     """End with the front-ends instead of waiting for the next ones."""
+    control: SocketSettings | None = None
+    """A socket by which mounts are added and removed while the daemon serves."""
 
     def device_names(self) -> tuple[str, ...]:
         """Return what log lines call the devices: by tag, and where several share it, by socket as well."""
@@ -312,6 +314,11 @@ def contradictions(configuration: Configuration) -> Iterator[tuple[tuple[str | i
         if origin in seen:
             yield ("devices", index, "socket"), f"the same socket as devices[{seen[origin]}]"
         seen.setdefault(origin, index)
+    if configuration.control is not None:
+        control = configuration.control
+        origin = PathSocket(control.path) if isinstance(control, PathSocket) else control
+        if origin in seen:
+            yield ("control",), f"the same socket as devices[{seen[origin]}]"
     sandbox = configuration.sandbox
     shared = len(configuration.shared_directories())
     if sandbox.mode is SandboxMode.CHROOT and shared != 1:

@@ -170,6 +170,7 @@ class ConfigurationPart(Part):
     log: LogPart = LogPart()
     rlimit_nofile: Annotated[int, Field(ge=0)] | None = None
     once: bool = False
+    control: SocketPart | None = None
 
     def settings(self, mounts: Mapping[int, Mounts]) -> model.Configuration:
         """Return the model of it, with the mounts of each device."""
@@ -179,6 +180,7 @@ class ConfigurationPart(Part):
             log=self.log.settings(),
             rlimit_nofile=self.rlimit_nofile,
             once=self.once,
+            control=None if self.control is None else self.control.settings(),
         )
 
 
@@ -223,6 +225,17 @@ def parse(text: str, name: str) -> model.Configuration:
         faults.sort(key=lambda fault: (fault.place.line, fault.place.column))
         raise ConfigurationError("\n".join(_line(name, fault) for fault in faults))
     return configuration
+
+
+def parse_mount(text: str, name: str) -> model.MountSettings:
+    """Read a single mount from text, as it would stand below `mounts`; raise as `parse` does."""
+    document = YamlDocument(text)
+    reader = MountReader(document)
+    settings = reader.mount(document.data, ())
+    faults = [*document.faults, *reader.faults]
+    if settings is None or faults:
+        raise ConfigurationError("\n".join(_line(name, fault) for fault in faults))
+    return settings
 
 
 def _line(name: str, fault: Fault) -> str:

@@ -221,7 +221,7 @@ def test_wrong_usage_and_faults_of_a_file_have_their_own_status(tmp_path: Path) 
         1,
         f"{tmp_path}/bad.yaml:1:10: devices: should be a list\n"
         f"{tmp_path}/bad.yaml:2:1: beside: unknown key;"
-        " known here: devices, sandbox, log, rlimit_nofile, once\n",
+        " known here: devices, sandbox, log, rlimit_nofile, once, control\n",
     )
 
 
