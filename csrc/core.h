@@ -168,6 +168,29 @@ struct vhostfs_passthrough_options {
 int vhostfs_device_mount_passthrough(vhostfs_device *device, uint16_t mount,
                                      const struct vhostfs_passthrough_options *options);
 
+/* ---- Limits: how much a mount, or several of any devices together, may ask for ---- */
+
+typedef struct vhostfs_rate_limit vhostfs_rate_limit;
+
+/* 0: no bound, for a rate; at most 1e12 a second. Bursts are what may come at once after a pause: 10 ms' worth at
+ * least, an hour's at most. */
+struct vhostfs_rate_limit_options {
+    uint64_t requests; /* a second */
+    uint64_t requests_burst;
+    uint64_t bytes; /* of READ and WRITE, as asked for, a second */
+    uint64_t bytes_burst;
+};
+
+int vhostfs_rate_limit_create(const struct vhostfs_rate_limit_options *options, vhostfs_rate_limit **limit);
+/* Let go of a limit that _create gave; mounts that have it keep it. */
+void vhostfs_rate_limit_put(vhostfs_rate_limit *limit);
+/* Take a request with so many bytes of data, from any thread. 0; or nothing was taken, and nanoseconds to wait
+ * before asking again. */
+uint64_t vhostfs_rate_limit_take(vhostfs_rate_limit *limit, uint64_t bytes);
+/* Have the requests for a mount keep to a limit from now on; up to four of them, all of which they keep to. What is beyond waits in its ring, and what lies behind it there waits too. INIT, DESTROY, FORGET and
+ * INTERRUPT never wait. ENOENT: there is no such mount; ENOSPC: it has four limits. */
+int vhostfs_device_limit_mount(vhostfs_device *device, uint16_t mount, vhostfs_rate_limit *limit);
+
 /* ---- A file system in Python: its requests handed over, and the answers ---- */
 
 typedef struct vhostfs_handoff vhostfs_handoff;

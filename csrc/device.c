@@ -384,6 +384,11 @@ int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_
     return error;
 }
 
+int vhostfs_device_limit_mount(vhostfs_device *device, uint16_t mount, vhostfs_rate_limit *limit)
+{
+    return session_limit(&device->session, mount, limit);
+}
+
 int vhostfs_device_mount_passthrough(vhostfs_device *device, uint16_t mount,
                                      const struct vhostfs_passthrough_options *options)
 {

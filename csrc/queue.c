@@ -29,6 +29,8 @@
 #define BATCH_LOOKS 4
 /* How often a ring without a kick descriptor is looked at. */
 #define POLL_MILLISECONDS 1
+/* The longest that a request waits before it is asked for again how long it has to. */
+#define DELAY_MILLISECONDS 1000
 #define KICK_READS 16
 /* How often it is looked whether readers that are held up have left. */
 #define READERS_NANOSECONDS 1000000
@@ -330,10 +332,15 @@ static void await_transfers(struct queue *queue)
     }
 }
 
-/* Answer what was popped. False: it is answered later. */
+/* Answer what was popped. False: it is answered later, or taken again after the queue's delay. */
 static bool answer(struct queue *queue, struct request *request, bool faulty)
 {
     int32_t result = request_begin(request, queue->scratch->arguments);
+    if (atomic_load_explicit(&request->session->limited, memory_order_relaxed) && result == 0 && !faulty) {
+        queue->delay = session_delay(request->session, request, now());
+        if (queue->delay > 0)
+            return false;
+    }
     if (faulty)
         result = -EIO;
     else if (result == 0)
@@ -398,7 +405,9 @@ static bool serve_batch(struct queue *queue)
         if (batch.count == 0)
             batch.limit = virtqueue_crowded(ring) ? BATCH_RETURNS : 1;
         if (!answer(queue, request, result == VIRTQUEUE_FAULTY)) {
-            if (queue->throttled)
+            if (queue->delay > 0)
+                virtqueue_unpop(ring);
+            if (queue->throttled || queue->delay > 0)
                 break;
             continue;
         }
@@ -524,11 +533,20 @@ static void read_kick(struct queue *queue)
     pthread_mutex_unlock(&queue->lock);
 }
 
+/* How long epoll is to wait: for ever, until a polled ring is looked at again, or until the delay is over. */
+static int patience(struct queue *queue)
+{
+    if (queue->delay == 0 || !queue->running)
+        return queue->kick_is_polled && queue->running ? POLL_MILLISECONDS : -1;
+    uint64_t milliseconds = queue->delay / 1000000 + 1;
+    queue->delay = 0;
+    return milliseconds < DELAY_MILLISECONDS ? (int)milliseconds : DELAY_MILLISECONDS;
+}
+
 static void sleep_until_kicked(struct queue *queue)
 {
     struct epoll_event events[2];
-    int count = epoll_wait(queue->epoll_fd, events, 2,
-                           queue->kick_is_polled && queue->running ? POLL_MILLISECONDS : -1);
+    int count = epoll_wait(queue->epoll_fd, events, 2, patience(queue));
     for (int i = 0; i < count; i++) {
         if (events[i].data.u32 == QUEUE_READS_KICK)
             read_kick(queue);
@@ -581,7 +599,7 @@ static void serve(struct queue *queue)
             atomic_exchange_explicit(&queue->call_again, false, memory_order_acquire))
             signal_call(queue);
         return_transfers(queue);
-        if (!queue->running || !still_mapped(queue) || still_throttled(queue))
+        if (!queue->running || queue->delay > 0 || !still_mapped(queue) || still_throttled(queue))
             sleep_until_kicked(queue);
         else if (epoch_crowded(epochs))
             wait_for_readers(epochs);

@@ -90,6 +90,7 @@ struct queue {
     bool unmapped_told;
     bool unmapped_buffers_told;
     bool throttled; /* QUEUE_IN_FLIGHT are on the pool: nothing is popped until half of them are answered */
+    uint64_t delay; /* nanoseconds until the next request may be taken; 0: at once */
     bool kick_is_polled; /* there is no kick descriptor */
     uint64_t repairs_seen;
     struct polling polling;

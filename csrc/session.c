@@ -24,6 +24,12 @@ static uint16_t mounts_end(const struct session *session)
     return (uint16_t)atomic_load_explicit(&session->mounts_end, memory_order_acquire);
 }
 
+static void destroy_filesystem(struct filesystem *filesystem)
+{
+    filesystem_drop_limits(filesystem);
+    filesystem->destroy(filesystem);
+}
+
 void session_destroy(struct session *session)
 {
     session_end(session);
@@ -31,12 +37,12 @@ void session_destroy(struct session *session)
     for (uint16_t i = 0; i < mounts_end(session); i++) {
         struct filesystem *filesystem = session_find(session, i);
         if (filesystem != NULL)
-            filesystem->destroy(filesystem);
+            destroy_filesystem(filesystem);
     }
     while (session->removed != NULL) {
         struct filesystem *filesystem = session->removed;
         session->removed = filesystem->next;
-        filesystem->destroy(filesystem);
+        destroy_filesystem(filesystem);
     }
     struct mount_tree *tree = atomic_load(&session->tree);
     if (tree != NULL)
@@ -118,7 +124,7 @@ static bool release_filesystem(struct epoch_retired *retired)
     /* Acquire, pairs with the release in filesystem_released. */
     if (atomic_load_explicit(&filesystem->retiring, memory_order_acquire) != 0)
         return false;
-    filesystem->destroy(filesystem);
+    destroy_filesystem(filesystem);
     return true;
 }
 

@@ -10,6 +10,11 @@ struct mount_tree;
 #define SESSION_MOUNTS 256
 #define PSEUDO_MOUNT (SESSION_MOUNTS - 1)
 
+struct vhostfs_rate_limit;
+
+/* Most limits of one mount. */
+#define FILESYSTEM_LIMITS 4
+
 /* A native file system, embedded at the start of its own state. */
 struct filesystem {
     operation *const
@@ -40,6 +45,7 @@ struct filesystem {
     bool ended;              /* removed, and ended once more when nobody used it any longer */
     struct filesystem *next; /* of those that were removed */
     struct epoch_retired retired;
+    _Atomic(struct vhostfs_rate_limit *) limits[FILESYSTEM_LIMITS]; /* from the first on; set once */
 };
 
 struct session {
@@ -54,6 +60,7 @@ struct session {
     _Atomic(struct filesystem *) mounts[SESSION_MOUNTS];
     _Atomic uint32_t mounts_end;       /* mounts from this number on were never made; PSEUDO_MOUNT apart */
     _Atomic(struct mount_tree *) tree; /* NULL: one mount, at the root */
+    _Atomic bool limited;              /* some mount has, or had, a limit */
     bool used[SESSION_MOUNTS];         /* under lock: numbers that nodeids of this session may have */
     struct filesystem *removed;        /* under lock: those that are freed with the session */
     void (*announce)(void *context, const char *text); /* VHOSTFS_EVENT_SESSION */
@@ -80,6 +87,12 @@ void session_end(struct session *session);
 /* A source of requests is to be stopped: hurry what is under way outside the pool. See struct filesystem. */
 void session_cancel(struct session *session, const void *source, bool all);
 void session_give_up(struct session *session, const void *source);
+/* session_limits.c: have a mount's requests keep to a limit, which is held from then on. See core.h. */
+int session_limit(struct session *session, uint16_t mount, struct vhostfs_rate_limit *limit);
+/* Nanoseconds for which a request that request_begin accepted has to wait, and is to be asked about again; 0: it
+ * may go on, and was paid for. Inside an epoch; of interest only where `limited`. */
+uint64_t session_delay(struct session *session, const struct request *request, uint64_t now);
+void filesystem_drop_limits(struct filesystem *filesystem);
 /* Answer a request that request_begin accepted: an operation's result, see request.h. */
 int32_t session_dispatch(struct session *session, struct request *request);
 

@@ -112,7 +112,7 @@ void virtqueue_sizes(bool packed, uint32_t size, size_t *descriptors, size_t *dr
 
 /* Take the next chain. Vectors go to the chain's own arrays of CHAIN_VECTORS. */
 enum virtqueue_result virtqueue_pop(struct virtqueue *queue, struct chain *chain);
-/* Put the chain of the last pop back, unlooked at. */
+/* Put the chain of the last pop back, unanswered. */
 void virtqueue_unpop(struct virtqueue *queue);
 /* True where a chain waits. */
 bool virtqueue_has(struct virtqueue *queue);

@@ -122,8 +122,19 @@ static void mock_end(struct filesystem *filesystem)
     (void)filesystem;
 }
 
-static struct filesystem mock_filesystem = {
-    .operations = mock_operations, .begin = mock_begin, .end = mock_end, .destroy = mock_end};
+static void mock_destroy(struct filesystem *filesystem)
+{
+    free(filesystem);
+}
+
+static struct filesystem *make_mock(void)
+{
+    struct filesystem *made = aligned_alloc(alignof(struct filesystem), sizeof(struct filesystem));
+    CHECK(made != NULL);
+    *made = (struct filesystem){
+        .operations = mock_operations, .begin = mock_begin, .end = mock_end, .destroy = mock_destroy};
+    return made;
+}
 
 uint32_t mock_sleeping(void)
 {
@@ -173,7 +184,7 @@ void guest_create(struct guest *guest, const struct guest_options *options)
     struct vhostfs_session_options session = {
         .init_flags = UINT64_MAX, .max_write = 1 << 20, .max_readahead = 1 << 20, .max_pages = 256};
     CHECK_EQUAL(vhostfs_device_create(&device, &session, &guest->device), 0);
-    CHECK_EQUAL(session_mount(&guest->device->session, 0, &mock_filesystem), 0);
+    CHECK_EQUAL(session_mount(&guest->device->session, 0, make_mock()), 0);
     CHECK_EQUAL(vhostfs_device_set_features(guest->device, options->features | VHOST_USER_FEATURE_PROTOCOL),
                 0);
     struct vhostfs_region region = guest_region(guest, 0, guest->size);
