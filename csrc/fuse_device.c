@@ -284,6 +284,27 @@ static bool note(struct fuse_reader *reader, uint64_t unique)
 
 /* ---- The thread ---- */
 
+/* Keep to the limits of the request's mount. */
+static void wait_for_limits(struct fuse_reader *reader, const struct request *request)
+{
+    struct session *session = request->session;
+    while (atomic_load_explicit(&session->limited, memory_order_relaxed) &&
+           !atomic_load(&reader->device->stopping)) {
+        struct timespec time;
+        clock_gettime(CLOCK_MONOTONIC, &time);
+        epoch_enter(&session->epochs, &reader->epoch);
+        uint64_t delay =
+            session_delay(session, request, (uint64_t)time.tv_sec * 1000000000U + (uint64_t)time.tv_nsec);
+        epoch_leave(&session->epochs, &reader->epoch);
+        if (delay == 0)
+            return;
+        /* In short sleeps: nobody wakes a reader that is to end. */
+        nanosleep(&(struct timespec){.tv_nsec = delay < 10 * PAUSE_NANOSECONDS ? (long)delay
+                                                                               : 10 * PAUSE_NANOSECONDS},
+                  NULL);
+    }
+}
+
 static void serve_one(struct fuse_reader *reader, size_t size)
 {
     struct fuse_device *device = reader->device;
@@ -304,6 +325,8 @@ static void serve_one(struct fuse_reader *reader, size_t size)
     if (result == 0 && request.in.opcode == FUSE_INTERRUPT && interrupt(reader, &request))
         return;
     bool early = note(reader, request.in.unique);
+    if (result == 0)
+        wait_for_limits(reader, &request);
     epoch_enter(&session->epochs, &reader->epoch);
     answer(reader, &request, result);
     epoch_leave(&session->epochs, &reader->epoch);

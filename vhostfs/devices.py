@@ -168,7 +168,9 @@ def make_device(
         if isinstance(mount, PassthroughSettings):
             assert sandbox is not None
             mounts[place] = NativeMount(
-                passthrough_options(mount, sandbox, budgets[mount]), native_flags(mount)
+                passthrough_options(mount, sandbox, budgets[mount]),
+                native_flags(mount),
+                tuple(limit.limit() for limit in mount.rate_limits),
             )
         else:
             mounts[place] = PythonMount(mount.type, filesystems[place])

@@ -19,6 +19,7 @@ from vhostfs.backends.vfs import ROOT, Tree, normal
 from vhostfs.fuse_abi.flags import InitFlags
 from vhostfs.fuse_abi.negotiation import flags_in_the_way
 from vhostfs.virtqueue import Device
+from vhostfs.virtqueue.rate_limit import RateLimit, limit_mount
 
 if TYPE_CHECKING:
     # Imported where a file system in Python is served, and only there: the others start sooner without.
@@ -38,6 +39,8 @@ class NativeMount:
     options: PassthroughOptions
     flags: InitFlags
     """What it takes of INIT by itself."""
+    limits: tuple[RateLimit, ...] = ()
+    """What its requests keep to."""
 
     @property
     def type(self) -> str:
@@ -144,7 +147,7 @@ class MadeDevice:
         """Mount, before the device serves. Raise OSError as Tree.mount does."""
         place = normal(place)
         if isinstance(mount, NativeMount):
-            self.tree.mount(place, partial(_mount_native, options=mount.options))
+            self.tree.mount(place, partial(_mount_native, mount=mount))
         else:
             bridging = partial(self._bridge, place, mount.filesystem)
             try:
@@ -215,8 +218,10 @@ class MadeDevice:
         return [MountStatus(place, self._types[place]) for place in sorted(self._types)]
 
 
-def _mount_native(device: Device, number: int, options: PassthroughOptions) -> None:
-    mount_passthrough(device, options, number)
+def _mount_native(device: Device, number: int, mount: NativeMount) -> None:
+    mount_passthrough(device, mount.options, number)
+    for limit in mount.limits:
+        limit_mount(device, number, limit)
 
 
 def flag_names(flags: InitFlags) -> Iterator[str]:

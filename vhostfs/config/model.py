@@ -13,6 +13,10 @@ from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
 if TYPE_CHECKING:
     # The API for file systems in Python is imported only where one is served.
     from vhostfs.backends.contract import Backend
+    from vhostfs.layers.rate_limit import RateLimitSettings
+
+MOUNT_LIMITS: Final = 4
+"""Most limits of a native mount: FILESYSTEM_LIMITS of csrc/session.h."""
 
 TAG_LIMIT: Final = 36
 """Most bytes of a tag: struct virtio_fs_config, virtio 5.11.4."""
@@ -113,6 +117,8 @@ class PassthroughSettings:
     read_only: bool = False
     descriptors: int | None = None
     """Most descriptors kept for nodes; None: a fair part of what the process may open."""
+    rate_limits: tuple[RateLimitSettings, ...] = ()
+    """At most MOUNT_LIMITS."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ class MountReader:
     def __init__(self, document: YamlDocument) -> None:
         """Tell places as this document has them."""
         self.faults: list[Fault] = []
+        self._groups: dict[str, tuple[Any, YamlPath]] = {}
         self.document = document
 
     def mount(self, raw: YamlValue, path: YamlPath, *, inside: bool = False) -> model.MountSettings | None:
@@ -225,7 +226,18 @@ class MountReader:
         except ConfigurationError as error:
             self._fault((*path, "type"), str(error))
             return None
-        return self._settings(kind, raw, path, LAYER_KEYS)
+        settings = self._settings(kind, raw, path, LAYER_KEYS)
+        if settings is not None and name == "rate_limit":
+            self._check_group(settings, path)
+        return settings
+
+    def _check_group(self, settings: Any, path: YamlPath) -> None:
+        """Note where the layers of a group of limits do not agree."""
+        if settings.group is None:
+            return
+        first, place = self._groups.setdefault(settings.group, (settings, path))
+        if first.rates != settings.rates:
+            self._fault((*path, "group"), f"has another limit than at {dotted(place)}")
 
     def _settings[Kind: (Backend, Layer)](
         self, kind: type[Kind], raw: Mapping[str, YamlValue], path: YamlPath, others: Sequence[str]
@@ -278,11 +290,16 @@ def _told_to_the_data_plane(
     settings: model.PassthroughSettings, layers: Sequence[Layer]
 ) -> model.PassthroughSettings | None:
     """Return the mount with what its layers do, where the data plane does all of that; else None."""
+    from vhostfs.layers.rate_limit import RateLimitSettings  # noqa: PLC0415
     from vhostfs.layers.read_only import ReadOnlySettings  # noqa: PLC0415
 
-    if not all(isinstance(layer, ReadOnlySettings) for layer in layers):
+    limits = tuple(layer for layer in layers if isinstance(layer, RateLimitSettings))
+    read_only = any(isinstance(layer, ReadOnlySettings) for layer in layers)
+    if not all(isinstance(layer, ReadOnlySettings | RateLimitSettings) for layer in layers):
         return None
-    return replace(settings, read_only=True)
+    if len(limits) > model.MOUNT_LIMITS:
+        return None
+    return replace(settings, read_only=settings.read_only or read_only, rate_limits=limits)
 
 
 def _directory(part: PassthroughPart, settings: model.PassthroughSettings) -> Backend:

@@ -118,6 +118,8 @@ class Device:
             )
         )
         self.queues = options.queues
+        self.limits: list[object] = []
+        """The limits of its mounts, which groups of mounts find as long as one of them has them."""
         self._handle: Any = made[0]
 
     @property

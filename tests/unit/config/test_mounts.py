@@ -14,6 +14,7 @@ from vhostfs.config.model import FilesystemSettings, MountSettings, PassthroughS
 from vhostfs.config.schema import parse
 from vhostfs.errors import ConfigurationError
 from vhostfs.layers.read_only import ReadOnlySettings
+from vhostfs.virtqueue.rate_limit import Rates
 
 __all__ = ["horology", "install"]
 
@@ -178,6 +179,36 @@ def test_a_native_mount_is_made_read_only_natively() -> None:
     assert settings == PassthroughSettings(PurePosixPath("/srv"), read_only=True)
 
 
+def test_limits_of_a_native_mount_are_told_to_the_data_plane() -> None:
+    settings = mount(
+        "type: passthrough",
+        "shared_dir: /srv",
+        "layers:",
+        "  - {type: rate_limit, bytes: 64MiB, requests: 1000}",
+        "  - {type: read_only}",
+        "  - {type: rate_limit, requests: 5000, requests_burst: 10, group: tenant}",
+    )
+    assert isinstance(settings, PassthroughSettings)
+    assert settings.read_only
+    assert [limit.rates for limit in settings.rate_limits] == [
+        Rates(1000, 1000, 64 << 20, 64 << 20),
+        Rates(5000, 10),
+    ]
+
+
+def test_the_members_of_a_group_agree_on_its_limit() -> None:
+    found = faults(
+        "type: clock",
+        "layers:",
+        "  - {type: rate_limit, requests: 1, group: a}",
+        "  - {type: rate_limit, requests: 2, group: a}",
+        "  - {type: rate_limit, requests: 2, group: b}",
+    )
+    assert found == [
+        "f:8:52: devices[0].mounts./.layers[1].group: has another limit than at devices[0].mounts./.layers[0]"
+    ]
+
+
 def test_a_directory_under_layers_that_need_python_is_served_by_python_with_the_same_keys() -> None:
     settings = mount(
         "type: passthrough",
@@ -245,6 +276,15 @@ def test_a_directory_inside_another_mount_is_served_by_python() -> None:
             ".layers[0]: 'map:1' should be map:FROM:TO:COUNT, in numbers",
         ),
         ("{type: xattr_map}", ".layers[0].rules: missing"),
+        ("{type: rate_limit, group: a}", ".layers[0]: a limit needs requests, bytes, or both"),
+        (
+            "{type: rate_limit, bytes: 1M, requests_burst: 2}",
+            ".layers[0]: requests_burst without requests bounds nothing",
+        ),
+        (
+            "{type: rate_limit, bytes: 0}",
+            ".layers[0]: bytes should be 1 to 1000000000000",
+        ),
         (
             "{type: xattr_map, rules: ':ok:all:a:a:'}",
             ".layers[0]: the rules leave names of the guest undecided; end them with one such as :bad:all:::",
