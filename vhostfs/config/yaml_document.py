@@ -81,6 +81,10 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
 
 
+VALUES_LIMIT: Final = 100_000
+"""Most values of a document, an alias counting as all that it stands for: few lines can stand for billions."""
+
+
 class YamlDocument:
     """The data of a file, what is wrong with its form, and where everything stands."""
 
@@ -88,6 +92,7 @@ class YamlDocument:
         """Read the text; what is wrong with it is in `faults`, what could be read all the same in `data`."""
         self.data: YamlValue = None
         self.faults: list[Fault] = []
+        self._room = VALUES_LIMIT
         self._keys: dict[YamlPath, Place] = {}
         self._values: dict[YamlPath, Place] = {(): Place(1, 1)}
         try:
@@ -121,6 +126,12 @@ class YamlDocument:
         self._values[path] = place
         if any(node is ancestor for ancestor in above):
             self.faults.append(Fault(place, dotted(path), "an alias contains itself"))
+            return None
+        self._room -= 1
+        if self._room <= 0:
+            if self._room == 0:
+                reason = f"more than {VALUES_LIMIT} values, counting what aliases stand for"
+                self.faults.append(Fault(place, dotted(path), reason))
             return None
         above = (*above, node)
         if isinstance(node, yaml.MappingNode):

@@ -54,6 +54,7 @@ class Faults:
         self._clock = clock
         self._minute = clock()
         self._written = 0
+        self._summed_up = 0
 
     def report(self, operation: str, error: BaseException) -> None:
         """Count an exception that no operation may raise, and log it with its traceback."""
@@ -74,6 +75,12 @@ class Faults:
         self._written += 1
         if self._written <= TRACEBACKS_A_MINUTE:
             self._logger.error("%s%s", self._prefix, text, exc_info=error)
+
+    def sum_up(self) -> None:
+        """Tell at the end of a session how many faults there were in it, if any."""
+        new, self._summed_up = self.count - self._summed_up, self.count
+        if new:
+            self._logger.info("%sfaults of the file system in the session that ended: %d", self._prefix, new)
 
     def warn(self, text: str) -> None:
         """Log something that is nobody's fault."""

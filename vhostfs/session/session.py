@@ -499,6 +499,7 @@ class Session:
             await settled(self._filesystem.destroy())
         except Exception as error:
             self._faults.report("destroy", error)
+        self._faults.sum_up()
 
     async def _release(self, parts: Parts, fh: int) -> None:
         held = parts.handles.held.pop(fh)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vhostfs.config.yaml_document import Place, YamlDocument, YamlPath, dotted
+from vhostfs.config.yaml_document import VALUES_LIMIT, Place, YamlDocument, YamlPath, dotted
 
 TEXT = """\
 devices:
@@ -112,3 +112,12 @@ def test_all_faults_of_form_are_found_at_once() -> None:
 )
 def test_a_path_reads_as_people_write_it(path: YamlPath, text: str) -> None:
     assert dotted(path) == text
+
+
+def test_a_few_lines_of_aliases_cannot_stand_for_billions_of_values() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    document = YamlDocument("\n".join(lines))
+    assert [fault.reason for fault in document.faults] == [
+        f"more than {VALUES_LIMIT} values, counting what aliases stand for"
+    ]

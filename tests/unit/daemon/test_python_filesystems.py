@@ -213,6 +213,8 @@ def test_a_fault_in_a_file_system_costs_that_request_alone(module: str, socket: 
         assert raised.value.errno == errno.EIO
         assert client.read(client.lookup(ROOT_ID, b"note").nodeid, 0, 100) == b"a note"
         daemon.wait_for_line("RuntimeError: a fault of the file system's")
+        client.request(Opcode.DESTROY, 0)
+        daemon.wait_for_line("faults of the file system in the session that ended: 1")
 
 
 def test_locked_in_nothing_more_is_imported_for_a_file_system(module: str, socket: Path) -> None:
