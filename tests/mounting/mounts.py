@@ -8,12 +8,12 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vhostfs.mounting import Mount, Source, mounted
+from vhostfs.mounting import Mount, Sources, mounted
 from vhostfs.transports.fuse_device import MountOptions
 
 COMMAND = [sys.executable, "-c", "import sys; from vhostfs.cli import main; sys.exit(main())", "mount"]
@@ -71,10 +71,18 @@ class OnThread:
     loop: asyncio.AbstractEventLoop
     mount: Mount
 
+    def call(self, act: Callable[[], None]) -> None:
+        """Have something done on the loop, and wait until it is."""
+
+        async def run() -> None:
+            act()
+
+        asyncio.run_coroutine_threadsafe(run(), self.loop).result(PATIENCE)
+
 
 @contextmanager
 def on_thread(
-    source: Source, mountpoint: Path, options: MountOptions | None = None, threads: int | None = None
+    source: Sources, mountpoint: Path, options: MountOptions | None = None, threads: int | None = None
 ) -> Iterator[OnThread]:
     """Mount in this process while the block runs. What faults pages of it in needs a process of its own."""
     began = threading.Event()

@@ -142,8 +142,11 @@ def test_wrong_mountpoints_are_told_in_a_sentence(share: Path, tmp_path: Path) -
         (tmp_path / "plain/x", f"{tmp_path}/plain/x: Not a directory"),
         (share / "inside", f"{share}/inside lies in {share}, which would contain itself"),
     ):
-        done = command(share, place)
-        assert (done.returncode, done.stderr.strip()) == (1, f"vhostfs: {sentence}")
+        with pytest.raises(StartError) as told, on_thread(share, place):
+            pass
+        assert str(told.value) == sentence
+    done = command(share, tmp_path / "plain")
+    assert (done.returncode, done.stderr) == (1, f"vhostfs: {tmp_path}/plain is no directory\n")
 
 
 def test_wrong_sources_are_told_in_a_sentence(tmp_path: Path, mountpoint: Path) -> None:

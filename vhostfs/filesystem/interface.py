@@ -77,9 +77,9 @@ class Options:
 class Session(Protocol):
     """What a file system may ask of the session that serves it, from `init` to `destroy`, on its event loop.
 
-    The invalidations reach /dev/fuse, soon after they are asked for; what the kernel does not know it has
-    nothing to forget of. Over virtio-fs Linux has no way to be told, and they raise OSError ENOSYS there.
-    They raise OSError ENOBUFS where too much waits to be told.
+    The invalidations reach /dev/fuse, soon after they are asked for, also from an operation that the kernel
+    waits for. They raise OSError ENOENT where the kernel does not hold the node, which is no fault, and
+    ENOBUFS where too much waits to be told. Over virtio-fs Linux has no way to be told: ENOSYS.
     """
 
     @property
@@ -96,10 +96,13 @@ class Session(Protocol):
         """Have the kernel ask for a name again (NOTIFY_INVAL_ENTRY)."""
 
     def entry_deleted(self, parent: int, node: int, name: str) -> None:
-        """Tell that a name is gone, so that who watches the directory learns of it (NOTIFY_DELETE)."""
+        """Tell that a name is gone, so that who watches the file by inotify learns it (NOTIFY_DELETE)."""
 
     def store(self, node: int, offset: int, data: Buffer) -> None:
-        """Put data into the kernel's cache of a file (NOTIFY_STORE)."""
+        """Put data into the kernel's cache of a file (NOTIFY_STORE).
+
+        What reaches beyond its end makes it longer there, until `getattr` says what its size is.
+        """
 
 
 def _missing() -> NoReturn:
