@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Final
 
 import pytest
@@ -16,20 +16,25 @@ from tests.conformance.in_process import mounted
 from tests.conformance.place import Place
 from tests.conformance.requests import RequestPlace
 from tests.conformance.ring import Devices, served
+from vhostfs.backends.directory import DirectoryFilesystem
 from vhostfs.backends.memory import MemoryFilesystem
+from vhostfs.backends.overlay import OverlayFilesystem
 
 SIZE: Final = 64 << 20
 """The size of the file systems that are made for a promise."""
 
 INODES: Final = 1000
 
+_MEMORY: Final = f"{{{{type: memory, size: {SIZE}, inodes: {INODES}, mode: 0755}}}}"
+
 MOUNTS: Final = {
-    "memory": f"{{{{type: memory, size: {SIZE}, inodes: {INODES}, mode: 0755}}}}",
+    "memory": _MEMORY,
+    "overlay": f"{{{{type: overlay, lower: [{_MEMORY}, {_MEMORY}], upper: {_MEMORY}}}}}",
     "passthrough": "{{type: passthrough, shared_dir: {tmpfs}, xattr: true, killpriv_v2: true}}",
 }
 """What the daemon of this run serves."""
 
-WAYS: Final = ("tmpfs", "memory", *(f"{kind} by ring" for kind in MOUNTS))
+WAYS: Final = ("tmpfs", "memory", "overlay of directories", *(f"{kind} by ring" for kind in MOUNTS))
 
 if os.getuid() != 0:
     collect_ignore_glob = ["test_*.py"]
@@ -54,6 +59,22 @@ def memory() -> Iterator[Place]:
         yield RequestPlace(client, differences("memory"))
 
 
+@contextmanager
+def directories() -> Iterator[Place]:
+    """An overlay of directories served in this process, of which the upper one is a tmpfs."""
+    options = {"size": str(SIZE), "nr_inodes": str(INODES), "mode": "755"}
+    with ExitStack() as stack:
+        upper, lower = [
+            stack.enter_context(closing(DirectoryFilesystem(stack.enter_context(detached_tmpfs(**options)))))
+            for _ in range(2)
+        ]
+        with mounted(OverlayFilesystem([lower], upper)) as client:
+            yield RequestPlace(client, differences("overlay of directories"))
+
+
+IN_PROCESS: Final = {"tmpfs": tmpfs, "memory": memory, "overlay of directories": directories}
+
+
 @pytest.fixture(scope="session")
 def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
     """Provide the daemon of this run."""
@@ -65,11 +86,8 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Provide an empty directory, once for each way."""
     kind, _, way = request.param.partition(" by ")
-    if request.param == "tmpfs":
-        with tmpfs() as place:
-            yield place
-    elif request.param == "memory":
-        with memory() as place:
+    if not way:
+        with IN_PROCESS[kind]() as place:
             yield place
     else:
         devices: Devices = request.getfixturevalue("devices")

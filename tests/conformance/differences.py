@@ -20,12 +20,12 @@ class Difference:
 
 DIFFERENCES: Final[dict[str, Difference]] = {
     "no-zero-range": Difference(
-        ("tmpfs", "passthrough"),
+        ("tmpfs", "passthrough", "overlay of directories"),
         "`FALLOC_FL_ZERO_RANGE` is refused with EOPNOTSUPP",
         "tmpfs, which is shared here, has no such thing; ext4, XFS and btrfs do",
     ),
     "no-noatime": Difference(
-        ("passthrough",),
+        ("passthrough", "overlay of directories"),
         "reading moves the time of access also with `O_NOATIME`",
         "the host would refuse that flag where a daemon without CAP_FOWNER opens another's file",
     ),
@@ -35,9 +35,19 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "the host asks for CAP_SYS_ADMIN, which the daemon gives up",
     ),
     "set-group-id-always-cleared": Difference(
-        ("passthrough",),
+        ("passthrough", "overlay of directories"),
         "a user's change clears the set-group-id bit also of a file that its group may not execute",
         "the host keeps the bit for members of the file's group, and the daemon's thread is none",
+    ),
+    "merged-directories-have-one-link": Difference(
+        ("overlay", "overlay of directories"),
+        "a directory that several layers have shows one link, and does not count its subdirectories",
+        "that would mean to list it each time; overlayfs does the same, and programs know it",
+    ),
+    "no-whiteouts": Difference(
+        ("overlay", "overlay of directories"),
+        "`RENAME_WHITEOUT` is refused with EINVAL, and making the device 0:0 with EPERM",
+        "this device is how a layer says that a name is gone; overlayfs refuses it as well",
     ),
 }
 """By the key that promises ask for."""

@@ -146,6 +146,11 @@ def test_special_files_and_links_can_be_linked(place: Place, kind: int) -> None:
 
 
 def test_directories_count_their_subdirectories(place: Place) -> None:
+    if place.differs("merged-directories-have-one-link"):
+        place.mkdir("one")
+        place.mkdir("one/inner")
+        assert (place.stat().nlink, place.stat("one").nlink) == (1, 3)
+        return
     assert place.stat().nlink == 2
     place.mkdir("one")
     place.mkdir("two")
@@ -191,6 +196,10 @@ def test_two_names_can_be_exchanged(place: Place) -> None:
 
 def test_renaming_leaves_a_whiteout_behind_where_asked(place: Place) -> None:
     plant(place)
+    if place.differs("no-whiteouts"):
+        refused(errno.EINVAL, lambda: place.rename("file", "new", RENAME_WHITEOUT))
+        refused(errno.EPERM, lambda: place.mknod("new", stat.S_IFCHR, 0))
+        return
     place.rename("file", "new", RENAME_WHITEOUT)
     left = place.stat("file")
     assert (left.mode, left.rdev) == (stat.S_IFCHR, 0)
