@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,9 +31,9 @@ class Daemon:
     """``vhostfsd`` for one device: serves a directory under a tag, on a socket in ``workplace``.
 
     Ready to be connected to once made. As a context manager it is stopped at the end, exit status and log
-    checked. With ``packed`` it offers packed rings, and is started by a configuration file. With
-    ``filesystem`` it is ``vhostfs serve``, for a file system in Python, MODULE:NAME, that is found from
-    ``directory``.
+    checked. With ``packed`` it offers packed rings, and with ``mounts`` it has these, by place, and a control
+    socket; either starts it by a configuration file. With ``filesystem`` it is ``vhostfs serve``, for a file
+    system in Python, MODULE:NAME, that is found from ``directory``.
     """
 
     def __init__(
@@ -42,23 +44,33 @@ class Daemon:
         *options: str,
         packed: bool = False,
         filesystem: str | None = None,
+        mounts: Mapping[str, object] | None = None,
     ) -> None:
         self.tag = tag
         self.directory = directory
         self.packed = packed
         self.socket = workplace / f"{tag}.sock"
+        self.control = workplace / f"{tag}.control"
         self._lines: list[str] = []
         self._logged = threading.Condition()
         self._ended = False
         program = [str(Path(sys.prefix) / "bin/vhostfsd")]
         share = ["--socket-path", str(self.socket), "--shared-dir", str(directory), "--tag", tag]
-        if packed:
-            configuration = workplace / f"{tag}.yaml"
-            configuration.write_text(
-                f"devices: [{{tag: {tag}, socket: {{path: {self.socket}}}, packed: true,"
-                f" mounts: {{/: {{type: passthrough, shared_dir: {directory}}}}}}}]\n"
-            )
-            share = ["--config", str(configuration)]
+        if packed or mounts is not None:
+            configuration = {
+                "control": None if mounts is None else {"path": str(self.control)},
+                "devices": [
+                    {
+                        "tag": tag,
+                        "socket": {"path": str(self.socket)},
+                        "packed": packed,
+                        "mounts": mounts or {"/": {"type": "passthrough", "shared_dir": str(directory)}},
+                    }
+                ],
+            }
+            file = workplace / f"{tag}.yaml"
+            file.write_text(json.dumps(configuration))
+            share = ["--config", str(file)]
         if filesystem is not None:
             program = [str(Path(sys.prefix) / "bin/vhostfs"), "serve", filesystem]
             share = ["--socket-path", str(self.socket), "--tag", tag]
@@ -93,6 +105,12 @@ class Daemon:
             )
         if sum(text in line for line in self._lines) < times:
             raise self._failed(f"did not log {text!r} ({times} times)")
+
+    def mounts(self, *arguments: str) -> list[str]:
+        """Run ``vhostfs mounts`` and return the lines it printed; CalledProcessError where it fails."""
+        program = [str(Path(sys.prefix) / "bin/vhostfs"), "mounts", "--control", str(self.control)]
+        done = subprocess.run([*program, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+        return done.stdout.splitlines()
 
     def status(self, key: str) -> int:
         """Read a number of /proc/PID/status, such as VmRSS, in KiB."""

@@ -6,6 +6,7 @@ import array
 import errno
 import json
 import os
+import shutil
 import socket as sockets
 import stat
 import time
@@ -113,6 +114,18 @@ def test_a_directory_reaches_a_daemon_that_does_not_see_it(
         assert (other / "within/new").read_text() == "of the guest"
         with pytest.raises(OSError, match=os.strerror(errno.EBUSY)):
             client.rmdir(client.walk(b"deep").nodeid, b"other")
+
+
+@pytest.mark.parametrize("packing", ["tar", "tar.gz", "zip"])
+def test_an_archive_reaches_a_daemon_that_does_not_see_it(
+    socket: Path, control: Path, share: Path, mounts: Any, packing: str
+) -> None:
+    archive = share.parent / f"archive.{packing}"
+    (share / "file").write_text("packed")
+    shutil.make_archive(str(share.parent / "archive"), {"tar.gz": "gztar"}.get(packing, packing), share)
+    with controlled(socket, control, {"/": passthrough(share)}) as (_, client):
+        mounts("add", "/archive", json.dumps({"type": "archive", "path": str(archive)}))
+        assert read(client, b"archive/file") == b"packed"
 
 
 def test_a_device_in_python_takes_a_directory_too(

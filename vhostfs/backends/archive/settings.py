@@ -17,6 +17,7 @@ from vhostfs.backends.archive.spool import Spool
 from vhostfs.backends.archive.tar import TarSource
 from vhostfs.backends.archive.zip import ZipSource
 from vhostfs.backends.contract import Backend
+from vhostfs.backends.opening import open_path
 from vhostfs.backends.values import Size
 from vhostfs.errors import ConfigurationError
 
@@ -86,7 +87,7 @@ def open_archive(
     Reads all of a tar archive once. Raises OSError, and ConfigurationError where it cannot be served: it is
     none, or has more members, or more data when it is decompressed, than are allowed.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = open_path(path, os.O_RDONLY)
     spool: Spool | None = None
     try:
         begin = os.pread(descriptor, 512, 0)

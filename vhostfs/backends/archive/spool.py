@@ -8,6 +8,8 @@ import secrets
 from pathlib import PurePath
 from typing import Final
 
+from vhostfs.backends.opening import open_path
+
 _BLOCK: Final = 64 << 10
 _ZEROES: Final = bytes(_BLOCK)
 
@@ -18,7 +20,7 @@ class Spool:
     def __init__(self, directory: PurePath, limit: int) -> None:
         """Use a directory; `limit` is the most bytes that its users keep there. Raises OSError."""
         self.limit: Final = limit
-        self._directory = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._directory = open_path(directory, os.O_PATH | os.O_DIRECTORY)
 
     def make(self) -> int:
         """Return the descriptor of an empty file without a name. Raises OSError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import codecs
 import errno
 import logging
 import lzma
@@ -28,6 +29,9 @@ from vhostfs.backends.archive.spool import SparseWriter, Spool
 from vhostfs.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
+
+# zipfile finds the codec of names when it meets the first one, which may be where no file is in sight.
+codecs.lookup("cp437")
 
 _ENTRY_SIZE: Final = 256
 """How many bytes the directory of an archive may have for each member that is allowed."""
