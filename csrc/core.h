@@ -118,13 +118,16 @@ int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base);
 
 /* ---- /dev/fuse: the other source of requests ---- */
 
-/* Serve the connection of a descriptor that a file system of this host was mounted with, by 1 to 64 threads, each
+/* Serve the connection of a descriptor that a file system of this host was mounted with, by 0 to 64 threads, each
  * with a clone of it where the kernel gives one. fd stays the caller's, but the connection lasts as long as any
  * of them. Once in a device's life (-EBUSY), and instead of rings. */
 int vhostfs_device_attach_fuse(vhostfs_device *device, int fd, uint32_t threads);
 /* No longer: what is under way is answered, as for vhostfs_queue_stop, and the session ends. Harmless when
  * repeated. */
 void vhostfs_device_detach_fuse(vhostfs_device *device);
+/* Threads of 0: nobody reads but who calls vhostfs_handoff_pump, by one descriptor, which is readable while requests
+ * wait; the core's. -1: that is not so. For devices all of whose mounts are handed over: nothing else may sleep there. */
+int vhostfs_device_fuse_fd(const vhostfs_device *device);
 struct vhostfs_segment;
 /* Have the kernel told something (enum fuse_notify_code) with a payload of these pieces, which are copied, after
  * this has returned. From any thread, once a /dev/fuse is attached. -ENOSYS: none is; -ENOBUFS: too much waits to be
@@ -217,13 +220,17 @@ struct vhostfs_segment {
 };
 
 /* Mount what Python answers: the opcodes whose bits are set, others answer ENOSYS. The handoff is the device's,
- * until vhostfs_device_destroy, also when it was unmounted. All of these but _take, _flush and _close may be called from any thread. */
+ * until vhostfs_device_destroy, also when it was unmounted. All of these but _take, _pump, _flush and _close may be called from any thread. */
 int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_t opcodes,
                                  vhostfs_handoff **handoff);
 /* Readable while there is something to take; the core's. */
 int vhostfs_handoff_fd(const vhostfs_handoff *handoff);
 /* Fill a buffer (8-byte aligned, of 128 KiB at least) with up to `most` records. Bytes used; 0: there are none. */
 int64_t vhostfs_handoff_take(vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most);
+/* Flush, read what waits at the device's /dev/fuse, or wait for it, and take: at most `most` requests, and
+ * `nanoseconds` of sleep. As vhostfs_handoff_take; or a negative errno where there is no connection any more. */
+int64_t vhostfs_handoff_pump(vhostfs_handoff *handoff, vhostfs_device *device, uint8_t *buffer, size_t size,
+                             uint32_t most, uint64_t nanoseconds);
 /* Answer a request with a payload (NULL: what was stored in its place), or with an errno where error > 0.
  * ESTALE: no such request waits. A payload that does not fit is answered EIO. Seen by the guest after _flush. */
 int vhostfs_handoff_answer(vhostfs_handoff *handoff, uint64_t token, int error, const uint8_t *payload,

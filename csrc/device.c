@@ -291,7 +291,7 @@ int vhostfs_queue_stop(vhostfs_device *device, uint32_t index, uint32_t *base)
 
 int vhostfs_device_attach_fuse(vhostfs_device *device, int fd, uint32_t threads)
 {
-    if (threads < 1 || threads > FUSE_READERS_MAX)
+    if (threads > FUSE_READERS_MAX)
         return -EINVAL;
     if (device->fuse != NULL)
         return -EBUSY;
@@ -304,6 +304,21 @@ int vhostfs_device_attach_fuse(vhostfs_device *device, int fd, uint32_t threads)
     int error = fuse_device_start(&device->environment, device->memory, fd, threads, capacity, &device->fuse);
     device->fuse_attached = error == 0;
     return error;
+}
+
+int vhostfs_device_fuse_fd(const vhostfs_device *device)
+{
+    return device->fuse_attached && device->fuse->pumped ? device->fuse->readers[0].fd : -1;
+}
+
+int64_t vhostfs_handoff_pump(vhostfs_handoff *handoff, vhostfs_device *device, uint8_t *buffer, size_t size,
+                             uint32_t most, uint64_t nanoseconds)
+{
+    vhostfs_handoff_flush(handoff);
+    bool waits = handoff_attend(handoff);
+    int served = fuse_device_pump(device->fuse, most, waits ? 0 : nanoseconds);
+    int64_t used = handoff_take_attended(handoff, buffer, size, most);
+    return used == 0 && served < 0 ? served : used;
 }
 
 void vhostfs_device_detach_fuse(vhostfs_device *device)

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -381,6 +382,56 @@ static void tell_end(struct fuse_device *device, int error)
     events_push(device->environment->events, VHOSTFS_EVENT_UNMOUNTED, -1, error == ENODEV ? 0 : error, text);
 }
 
+/* What a read that failed means: 0: nothing waits now. */
+static int reading_failed(struct fuse_device *device, int error)
+{
+    if (error == EAGAIN || error == EINTR || error == ENOENT)
+        return 0;
+    if (!atomic_load(&device->stopping))
+        tell_end(device, error);
+    return -error;
+}
+
+/* Serve what waits. How many, or a negative errno. */
+static int serve_waiting(struct fuse_reader *reader, uint32_t most)
+{
+    struct epoch_domain *epochs = &reader->device->environment->session->epochs;
+    size_t room = BEFORE_DATA + reader->device->capacity;
+    int served = 0;
+    if (epoch_crowded(epochs))
+        wait_for_readers(epochs);
+    while ((uint32_t)served < most) {
+        ssize_t size = read(reader->fd, reader->in + (PAGE - BEFORE_DATA), room);
+        if (size <= 0)
+            return served > 0 ? served : reading_failed(reader->device, size < 0 ? errno : ENODEV);
+        serve_one(reader, (size_t)size);
+        served++;
+    }
+    return served;
+}
+
+int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
+{
+    struct fuse_reader *reader = &device->readers[0];
+    pthread_mutex_lock(&device->lock);
+    device->pumping = device->pumped && !atomic_load(&device->stopping);
+    bool pumping = device->pumping;
+    pthread_mutex_unlock(&device->lock);
+    if (!pumping)
+        return -ENODEV;
+    struct pollfd readable = {.fd = reader->fd, .events = POLLIN};
+    struct timespec patience = {.tv_nsec = (long)nanoseconds};
+    int served = 0;
+    if (nanoseconds == 0 || ppoll(&readable, 1, &patience, NULL) > 0)
+        served = serve_waiting(reader, most);
+    pthread_mutex_lock(&device->lock);
+    device->pumping = false;
+    if (atomic_load(&device->stopping))
+        pthread_cond_signal(&device->changed);
+    pthread_mutex_unlock(&device->lock);
+    return served;
+}
+
 static int prepare(struct fuse_reader *reader)
 {
     const struct queue_environment *environment = reader->device->environment;
@@ -446,7 +497,8 @@ static int another_descriptor(int fd)
 static int start_reader(struct fuse_device *device, uint32_t index)
 {
     struct fuse_reader *reader = &device->readers[index];
-    reader->fd = index == 0 ? fcntl(device->fd, F_DUPFD_CLOEXEC, 3) : another_descriptor(device->fd);
+    bool first = index == 0 && !device->pumped;
+    reader->fd = first ? fcntl(device->fd, F_DUPFD_CLOEXEC, 3) : another_descriptor(device->fd);
     if (reader->fd < 0)
         return -errno;
     reader->arguments = malloc(sizeof(struct fuse_in_header) + REQUEST_ARGUMENTS_SIZE);
@@ -455,12 +507,20 @@ static int start_reader(struct fuse_device *device, uint32_t index)
     int error = reader->arguments == NULL || reader->in == NULL || reader->out == NULL ? -ENOMEM : 0;
     char name[24];
     snprintf(name, sizeof(name), "vhostfs-fuse%u", index);
-    device->running++;
-    if (error == 0)
+    if (error == 0 && device->pumped) {
+        reader->ended = true; /* as far as its thread goes */
+        epoch_add_reader(&device->environment->session->epochs, &reader->epoch);
+        error = fcntl(reader->fd, F_SETFL, O_NONBLOCK) != 0 ? -errno : 0;
+        if (error == 0)
+            return 0;
+        epoch_remove_reader(&device->environment->session->epochs, &reader->epoch);
+    } else if (error == 0) {
+        device->running++;
         error = threads_start(&reader->thread, name, reader_main, reader);
-    if (error == 0)
-        return 0;
-    device->running--;
+        if (error == 0)
+            return 0;
+        device->running--;
+    }
     give_buffer(device, reader->in);
     give_buffer(device, reader->out);
     free(reader->arguments);
@@ -503,6 +563,8 @@ int fuse_device_start(struct queue_environment *environment, struct memory_table
     made->capacity = (capacity + PAGE - 1) / PAGE * PAGE;
     pthread_mutex_init(&made->lock, NULL);
     threads_condition(&made->changed);
+    made->pumped = readers == 0;
+    readers += made->pumped;
     made->readers = aligned_alloc(alignof(struct fuse_reader), readers * sizeof(struct fuse_reader));
     environment->session->fuse_fd = made->fd;
     int error = made->readers != NULL ? fuse_notifier_start(made->fd, &made->notifier) : -ENOMEM;
@@ -573,9 +635,9 @@ static bool await_end(struct fuse_device *device)
     struct timespec until = next_round();
     int waited = 0;
     pthread_mutex_lock(&device->lock);
-    while ((device->running > 0 || device->in_flight > 0) && waited == 0)
+    while ((device->running > 0 || device->pumping || device->in_flight > 0) && waited == 0)
         waited = pthread_cond_timedwait(&device->changed, &device->lock, &until);
-    bool ended = device->running == 0 && device->in_flight == 0;
+    bool ended = device->running == 0 && !device->pumping && device->in_flight == 0;
     pthread_mutex_unlock(&device->lock);
     return ended;
 }
@@ -591,7 +653,10 @@ void fuse_device_stop(struct fuse_device *device)
     } while (!await_end(device));
     for (uint32_t i = 0; i < device->count; i++) {
         struct fuse_reader *reader = &device->readers[i];
-        pthread_join(reader->thread, NULL);
+        if (device->pumped)
+            epoch_remove_reader(&device->environment->session->epochs, &reader->epoch);
+        else
+            pthread_join(reader->thread, NULL);
         close(reader->fd);
         free(reader->arguments);
         give_buffer(device, reader->in);

@@ -51,15 +51,21 @@ struct fuse_device {
     uint32_t in_flight;    /* detached requests */
     uint8_t *idle_buffers; /* linked by their first bytes */
     uint32_t idle_count;
+    bool pumped;    /* there is one reader, and it has no thread */
+    bool pumping;   /* under the lock: somebody is inside of fuse_device_pump */
     bool giving_up; /* buffers that come back may still be looked at: they are kept till the end */
     bool end_told;
 };
 
 #define FUSE_READERS_MAX 64
 
-/* Serve the connection of `fd`, which stays the caller's, with `readers` threads. 0, or a negative errno. */
+/* Serve the connection of `fd`, which stays the caller's, with `readers` threads; without any, by fuse_device_pump. 0, or
+ * a negative errno. */
 int fuse_device_start(struct queue_environment *environment, struct memory_table *memory, int fd,
                       uint32_t readers, size_t capacity, struct fuse_device **device);
+/* Serve up to `most` requests that wait, having slept for the first of them up to so many nanoseconds. How many, or a
+ * negative errno where there is no connection any more. One thread at a time. */
+int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds);
 /* End the threads; what is under way is answered, or given up. The connection ends with its descriptors, unless
  * the caller has others. */
 void fuse_device_stop(struct fuse_device *device);

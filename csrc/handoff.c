@@ -83,8 +83,9 @@ static uint64_t token_of(const struct vhostfs_handoff *handoff, const struct han
 /* Whether the eventfd is to be written to, now that something waits; the lock is left first. */
 static bool wakes(struct vhostfs_handoff *handoff)
 {
-    bool wake = !handoff->woken;
-    handoff->woken = true;
+    bool wake = !handoff->woken && !handoff->attended;
+    handoff->woken = handoff->woken || wake;
+    handoff->writes += wake;
     return wake;
 }
 
@@ -378,26 +379,60 @@ static size_t take_one(struct vhostfs_handoff *handoff, uint8_t *to, size_t size
     return used;
 }
 
-int64_t vhostfs_handoff_take(vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most)
+/* Fill a buffer, under the lock. Bytes used; what gets no answer is handed back by `unanswered`. */
+static size_t take_locked(struct vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most,
+                          struct request **unanswered)
 {
-    if (size < LARGEST_RECORD)
-        return -EINVAL;
-    struct request *unanswered = NULL;
     size_t used = 0;
-    eventfd_t ignored;
-    pthread_mutex_lock(&handoff->lock);
     for (uint32_t taken = 0; taken < most && handoff->oldest != NO_SLOT; taken++) {
-        size_t step = take_one(handoff, buffer + used, size - used, &unanswered);
+        size_t step = take_one(handoff, buffer + used, size - used, unanswered);
         if (step == 0)
             break;
         used += step;
     }
     if (handoff->oldest == NO_SLOT) {
         handoff->woken = false;
-        /* Also where there was nothing: a submitter may have come to its write only after all was taken. */
-        eventfd_read(handoff->wake_fd, &ignored);
+        /* A submitter may come to its write only after all was taken: it is read then. */
+        eventfd_t written = 0;
+        if (handoff->writes > 0 && eventfd_read(handoff->wake_fd, &written) == 0)
+            handoff->writes -= (uint32_t)written;
     }
+    return used;
+}
+
+int64_t vhostfs_handoff_take(vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most)
+{
+    if (size < LARGEST_RECORD)
+        return -EINVAL;
+    struct request *unanswered = NULL;
+    pthread_mutex_lock(&handoff->lock);
+    size_t used = take_locked(handoff, buffer, size, most, &unanswered);
     pthread_mutex_unlock(&handoff->lock);
+    complete_each(unanswered, REQUEST_NO_REPLY);
+    return (int64_t)used;
+}
+
+bool handoff_attend(struct vhostfs_handoff *handoff)
+{
+    pthread_mutex_lock(&handoff->lock);
+    handoff->attended = true;
+    bool waits = handoff->oldest != NO_SLOT;
+    pthread_mutex_unlock(&handoff->lock);
+    return waits;
+}
+
+int64_t handoff_take_attended(struct vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most)
+{
+    if (size < LARGEST_RECORD)
+        return -EINVAL;
+    struct request *unanswered = NULL;
+    pthread_mutex_lock(&handoff->lock);
+    size_t used = take_locked(handoff, buffer, size, most, &unanswered);
+    handoff->attended = false;
+    bool left = handoff->oldest != NO_SLOT && wakes(handoff);
+    pthread_mutex_unlock(&handoff->lock);
+    if (left)
+        wake(handoff);
     complete_each(unanswered, REQUEST_NO_REPLY);
     return (int64_t)used;
 }

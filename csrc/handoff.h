@@ -45,9 +45,17 @@ struct vhostfs_handoff {
     uint32_t newest;
     uint32_t copies;          /* of unanswered requests that wait, beside those of rings */
     bool woken;               /* the eventfd was written to since the list was last found empty */
+    bool attended;            /* somebody will take in a moment: nobody needs to be woken */
+    uint32_t writes;          /* to the eventfd, that are to come or were not read yet */
     bool closed;              /* nobody takes any more: everything is answered EIO */
     struct request *returned; /* answered, not yet flushed; linked by next, the newest first */
 };
+
+/* A loop that reads its requests by itself: what is submitted until it takes, soon, needs no waking. Whether something
+ * waits already. */
+bool handoff_attend(struct vhostfs_handoff *handoff);
+/* As vhostfs_handoff_take; what it leaves wakes again. */
+int64_t handoff_take_attended(struct vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most);
 
 /* A mount for these operations (bit n: opcode n); others are answered ENOSYS. 0 or a negative errno. */
 int handoff_create(struct session *session, uint16_t mount, uint64_t opcodes,

@@ -127,8 +127,9 @@ async def _mounted(
 
         async def serve() -> None:
             try:
-                count = _threads() if threads is None else threads
-                await serve_connection(made.device, connection, threads=count, journal=journal)
+                read = _reader(made) if threads is None and not _shares(settings) else None
+                count = 0 if read is not None else (threads or _threads())
+                await serve_connection(made.device, connection, threads=count, journal=journal, read=read)
             finally:
                 mount._end()
 
@@ -142,6 +143,14 @@ async def _mounted(
                 await asyncio.wait([serving])
         if not serving.cancelled():
             serving.result()
+
+
+def _reader(made: MadeDevice) -> Callable[[], Callable[[], None]] | None:
+    """Return how this loop can read requests by itself: where all are for one file system in Python."""
+    if list(made.bridged) != [ROOT]:
+        return None
+    bridged = made.bridged[ROOT]
+    return lambda: bridged.handoff.read_fuse(lambda: bridged.session.running == 0)
 
 
 async def _end(made: MadeDevice) -> None:

@@ -252,20 +252,34 @@ def _unmount_as_user(mountpoint: Path) -> None:
     )
 
 
-async def serve_connection(device: Device, connection: Connection, *, threads: int, journal: Journal) -> None:
+async def serve_connection(
+    device: Device,
+    connection: Connection,
+    *,
+    threads: int,
+    journal: Journal,
+    read: Callable[[], Callable[[], None]] | None = None,
+) -> None:
     """Serve a mounted file system by a device until somebody unmounts it, or until cancelled.
+
+    By 0 threads: `read` begins to read requests on this loop, and returns how to end that.
 
     Unmounts in any case, closes the connection and detaches the device; loops that serve handed-over requests
     must run until this has returned. Raises OSError where threads cannot be started.
     """
+    end_reading: Callable[[], None] | None = None
     try:
         try:
             device.attach_fuse(connection.descriptor, threads)
+            if read is not None:
+                end_reading = read()
             await _watch(device, journal)
         finally:
             # While the threads still answer: unmounting may ask the file system.
             await _in_worker(connection.close)
     finally:
+        if end_reading is not None:
+            end_reading()
         await _in_worker(device.detach_fuse)
 
 

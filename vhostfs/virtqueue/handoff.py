@@ -20,6 +20,12 @@ BATCH: Final = 64
 BATCH_BYTES: Final = 256 * 1024
 """Room for their headers and arguments; the largest, a SETXATTR, has 72 KiB."""
 
+PATIENCE_NANOSECONDS: Final = 50_000
+"""How long the loop sleeps at /dev/fuse for the next request, before it looks after all else."""
+
+ROUNDS: Final = 64
+"""How often it does so, as long as requests come, before it looks after all else in any case."""
+
 _SEGMENTS: Final = 64
 """Segments that are asked for at first: a READ of 256 KiB in single pages."""
 
@@ -42,6 +48,8 @@ class Handoff:
         self._arena = ffi.cast("uint8_t *", self._batch)
         self._view = memoryview(ffi.buffer(self._batch)).toreadonly()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._receive: Callable[[memoryview], None] | None = None
+        self._pumping = False
         self._null = ffi.NULL
 
     def start(self, receive: Callable[[memoryview], None]) -> None:
@@ -55,7 +63,44 @@ class Handoff:
                 with view[:taken] as batch:
                     receive(batch)
 
+        self._receive = receive
         loop.add_reader(lib.vhostfs_handoff_fd(handle), ready)
+
+    def read_fuse(self, idle: Callable[[], bool]) -> Callable[[], None]:
+        """Read the requests of the device's /dev/fuse on the event loop, as no thread does.
+
+        Return how to end that. No other thread is woken for a request. The loop sleeps for the next one a
+        moment after each, where `idle` says that no operation waits: its turns cost more than most requests.
+        """
+        loop, receive = self._loop, self._receive
+        assert loop is not None
+        assert receive is not None
+        pump, handle, device = lib.vhostfs_handoff_pump, self._handle, self._device.handle
+        arena, view = self._arena, self._view
+        descriptor = lib.vhostfs_device_fuse_fd(device)
+
+        def ready() -> None:
+            self._pumping = True
+            try:
+                patience = 0
+                for _ in range(ROUNDS):
+                    taken = pump(handle, device, arena, BATCH_BYTES, BATCH, patience)
+                    if taken <= 0:
+                        break
+                    with view[:taken] as batch:
+                        receive(batch)
+                    patience = PATIENCE_NANOSECONDS if idle() else 0
+            finally:
+                self._pumping = False
+                self.flush()
+            if taken < 0:
+                end()
+
+        def end() -> None:
+            loop.remove_reader(descriptor)
+
+        loop.add_reader(descriptor, ready)
+        return end
 
     def close(self) -> None:
         """Bring no more requests; what waits and what comes is answered EIO. Harmless when repeated."""
@@ -84,7 +129,9 @@ class Handoff:
 
     def flush(self) -> None:
         """Let the guest see what was answered."""
-        lib.vhostfs_handoff_flush(self._handle)
+        # The next look at /dev/fuse does it otherwise.
+        if not self._pumping:
+            lib.vhostfs_handoff_flush(self._handle)
 
     def reply_segments(self, token: int, size: int) -> Sequence[memoryview]:
         """Return writable views of the payload's room."""
