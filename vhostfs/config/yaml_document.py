@@ -82,7 +82,7 @@ for _tag, _pattern, _first in (
 
 
 VALUES_LIMIT: Final = 100_000
-"""Most values of a document, an alias counting as all that it stands for: few lines can stand for billions."""
+"""Most values of a document, where an alias counts as all that it stands for, lest few lines be billions."""
 
 
 class YamlDocument:
