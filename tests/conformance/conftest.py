@@ -13,6 +13,7 @@ from tests.conformance.detached import detached_tmpfs
 from tests.conformance.differences import differences
 from tests.conformance.host import HostPlace
 from tests.conformance.in_process import mounted
+from tests.conformance.on_host import Mounts
 from tests.conformance.place import Place
 from tests.conformance.requests import RequestPlace
 from tests.conformance.ring import Devices, served
@@ -34,7 +35,10 @@ MOUNTS: Final = {
 }
 """What the daemon of this run serves."""
 
-WAYS: Final = ("tmpfs", "memory", "overlay of directories", *(f"{kind} by ring" for kind in MOUNTS))
+WAYS: Final = (
+    *("tmpfs", "memory", "overlay of directories"),
+    *(f"{kind} by {way}" for way in ("ring", "/dev/fuse") for kind in MOUNTS),
+)
 
 if os.getuid() != 0:
     collect_ignore_glob = ["test_*.py"]
@@ -82,6 +86,13 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
         yield devices
 
 
+@pytest.fixture(scope="session")
+def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounts]:
+    """Provide the mounts of this run on this host."""
+    with Mounts(tmp_path_factory.mktemp("mounts"), MOUNTS, SIZE, INODES) as mounts:
+        yield mounts
+
+
 @pytest.fixture(params=WAYS)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """Provide an empty directory, once for each way."""
@@ -89,6 +100,11 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     if not way:
         with IN_PROCESS[kind]() as place:
             yield place
+    elif way == "/dev/fuse":
+        mounts: Mounts = request.getfixturevalue("mounts")
+        place = mounts.place(kind, differences(kind, way))
+        place.clear()
+        yield place
     else:
         devices: Devices = request.getfixturevalue("devices")
         with devices.place(kind, differences(kind, way)) as place:

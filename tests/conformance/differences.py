@@ -25,19 +25,24 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "tmpfs, which is shared here, has no such thing; ext4, XFS and btrfs do",
     ),
     "no-noatime": Difference(
-        ("passthrough", "overlay of directories"),
+        ("passthrough by ring", "overlay of directories"),
         "reading moves the time of access also with `O_NOATIME`",
         "the host would refuse that flag where a daemon without CAP_FOWNER opens another's file",
     ),
     "no-trusted-attributes": Difference(
-        ("passthrough",),
+        ("passthrough by ring",),
         "setting `trusted.*`, and `security.*` but `security.capability`, is refused with EPERM",
         "the host asks for CAP_SYS_ADMIN, which the daemon gives up",
     ),
-    "set-group-id-always-cleared": Difference(
+    "set-group-id-cleared": Difference(
         ("passthrough", "overlay of directories"),
         "a user's change clears the set-group-id bit also of a file that its group may not execute",
         "the host keeps the bit for members of the file's group, and the daemon's thread is none",
+    ),
+    "root-clears-set-id": Difference(
+        ("passthrough by /dev/fuse",),
+        "what root writes to a program clears its set-user-id and set-group-id bits as well",
+        "the kernel writes to the host's file by itself (FUSE_PASSTHROUGH), with the same power for all",
     ),
     "merged-directories-have-one-link": Difference(
         ("overlay", "overlay of directories"),
@@ -57,3 +62,9 @@ def differences(kind: str, way: str = "") -> frozenset[str]:
     """Return the keys of what is otherwise for a kind of file system that is reached in some way."""
     here = {kind, way, f"{kind} by {way}"}
     return frozenset(key for key, difference in DIFFERENCES.items() if here & set(difference.where))
+
+
+def table() -> str:
+    """Return the table of the documentation."""
+    rows = [f"| {', '.join(each.where)} | {each.what} | {each.why} |" for each in DIFFERENCES.values()]
+    return "\n".join(["| where | what is otherwise | why |", "|---|---|---|", *rows])

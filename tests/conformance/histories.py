@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
@@ -25,6 +25,9 @@ PAGE = 4096
 SIZE = 100 * PAGE
 INODES = 24
 """Small, so that histories meet the limits."""
+
+MESSAGE = 2000
+"""Most letters of what went otherwise."""
 
 LONG_AGO = 1_000_000_000_000_000_000
 OPEN_FILES = 4
@@ -56,10 +59,12 @@ def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
 
 def agreed(seen: object, wanted: object) -> None:
     """Check that what is checked went as on the host."""
-    if isinstance(seen, dict) and isinstance(wanted, dict):
-        same = {key for key in seen if key in wanted and seen[key] == wanted[key]}
-        seen, wanted = ({key: each[key] for key in each if key not in same} for each in (seen, wanted))
-    assert seen == wanted, f"{seen} instead of {wanted}"
+    if seen != wanted and isinstance(seen, dict) and isinstance(wanted, dict):
+        path = next(each for each in (*seen, *wanted) if seen.get(each) != wanted.get(each))
+        pairs = zip_longest(seen.get(path, ()), wanted.get(path, ()))
+        told = [f"{mine} instead of {theirs}" for mine, theirs in pairs if mine != theirs]
+        raise AssertionError(f"{path!r}: {'; '.join(told)}"[:MESSAGE])
+    assert seen == wanted, f"{seen} instead of {wanted}"[:MESSAGE]
 
 
 def repeated(data: bytes) -> str:

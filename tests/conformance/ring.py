@@ -41,26 +41,26 @@ class Devices:
             yield RequestPlace(client, differences)
 
 
+def devices_of(mounts: Mapping[str, str], base: Path, tmpfs: Path) -> str:
+    """Return the devices of a configuration, one for each mount, with sockets of the same names."""
+    shared = str(tmpfs).replace("self", str(os.getpid()))
+    return "devices:" + "".join(
+        DEVICE.format(socket=base / name, mount=mount.format(tmpfs=shared)) for name, mount in mounts.items()
+    )
+
+
 @contextmanager
 def served(base: Path, mounts: Mapping[str, str], size: int, inodes: int) -> Iterator[Devices]:
     """Serve mounts given as YAML, in which {tmpfs} stands for a new tmpfs of this size.
 
     The daemon must end cleanly, and never have met a fault of its own.
     """
-    with detached_tmpfs(size=str(size), nr_inodes=str(inodes), mode="755") as directory:
-        shared = str(directory).replace("self", str(os.getpid()))
-        sockets = {name: base / name for name in mounts}
+    with detached_tmpfs(size=str(size), nr_inodes=str(inodes), mode="755") as tmpfs:
         configuration = base / "vhostfs.yaml"
-        configuration.write_text(
-            "sandbox: {mode: none}\ndevices:"
-            + "".join(
-                DEVICE.format(socket=sockets[name], mount=mount.format(tmpfs=shared))
-                for name, mount in mounts.items()
-            )
-        )
+        configuration.write_text("sandbox: {mode: none}\n" + devices_of(mounts, base, tmpfs))
         command = [*VHOSTFS, "serve", f"--config={configuration}"]
         with running_daemon(command, configuration) as daemon:
-            yield Devices(daemon, sockets)
+            yield Devices(daemon, {name: base / name for name in mounts})
             assert daemon.stop() == 0, daemon.log()
             assert "Traceback" not in daemon.log(), daemon.log()
             assert " ERROR " not in daemon.log(), daemon.log()

@@ -361,9 +361,9 @@ class MemoryFilesystem(Filesystem[Handle]):
             file.drop_privileges()
         if file.xattrs:
             xattrs.drop_capabilities(self._space, file)
-        written = file.data.write(offset, data)
+        # Before it is known whether there is space, as Linux does.
         file.modified()
-        return written
+        return file.data.write(offset, data)
 
     def release(self, caller: Caller, node: int, handle: Handle, flags: int) -> None:
         """Close a file, and free it where it is gone."""
@@ -436,6 +436,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         xattrs.drop_capabilities(self._space, writer)
         if caller.uid:
             writer.drop_privileges()
+        writer.modified()
         pieces: Iterable[Buffer] = reader.data.pieces(source_offset, source_offset + size)
         if reader is writer:
             # A run of which a view is out cannot grow.
@@ -450,7 +451,6 @@ class MemoryFilesystem(Filesystem[Handle]):
         except OSError:
             if not done:
                 raise
-        writer.modified()
         if not source_handle.quiet:
             reader.accessed()
         return done

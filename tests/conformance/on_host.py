@@ -1,0 +1,58 @@
+"""Mounts on this host through /dev/fuse, one a kind of file system, kept for the run: a real kernel asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from tests.conformance.detached import detached_tmpfs
+from tests.conformance.host import HostPlace
+from tests.conformance.ring import devices_of
+from tests.mounting.mounts import Daemon, daemon, unmount
+
+
+class Mounts:
+    """The mounts of a run, each made when it is first asked for."""
+
+    def __init__(self, base: Path, mounts: Mapping[str, str], size: int, inodes: int) -> None:
+        """Take mounts as `served` does."""
+        self._base = base
+        self._mounts = mounts
+        self._stack = ExitStack()
+        self._tmpfs = self._stack.enter_context(
+            detached_tmpfs(size=str(size), nr_inodes=str(inodes), mode="755")
+        )
+        self._made: dict[str, tuple[Path, int, Daemon]] = {}
+
+    def place(self, name: str, differences: frozenset[str]) -> HostPlace:
+        """Return the mount of this name, with what the last one left."""
+        if name not in self._made:
+            mountpoint = self._base / name
+            mountpoint.mkdir()
+            configuration = self._base / f"{name}.yaml"
+            configuration.write_text(devices_of({name: self._mounts[name]}, self._base, self._tmpfs))
+            process = self._stack.enter_context(
+                daemon("-o", "allow_other,dev,suid", configuration, mountpoint)
+            )
+            # Other users have no way there by path.
+            root = os.open(mountpoint, os.O_PATH | os.O_DIRECTORY)
+            self._made[name] = mountpoint, root, process
+        _, root, process = self._made[name]
+        assert process.process.poll() is None, process.log
+        return HostPlace(Path(f"/proc/self/fd/{root}"), differences)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        """Unmount them all; each daemon must end cleanly, and never have met a fault of its own."""
+        with self._stack:
+            for mountpoint, root, process in self._made.values():
+                os.close(root)
+                unmount(mountpoint)
+                assert process.ended() == 0, process.log
+                assert "Traceback" not in process.log, process.log
+                assert " ERROR " not in process.log, process.log
