@@ -1,0 +1,60 @@
+"""A server of the tests' own, and clients of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, fake_s3
+from vhostfs.backends.s3.client.client import S3Client
+from vhostfs.backends.s3.client.credentials import GivenSource, Keychain
+from vhostfs.backends.s3.client.options import ClientOptions
+from vhostfs.backends.s3.client.pool import PoolOptions
+from vhostfs.backends.s3.client.retrying import RetryOptions
+from vhostfs.backends.s3.client.signing import Credentials
+
+type MakeClient = Callable[..., S3Client]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Return the event loop of all tests here."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeS3]:
+    """Return a server that listens."""
+    async with fake_s3() as server:
+        yield server
+
+
+@pytest.fixture
+async def make_client(server: FakeS3) -> AsyncIterator[MakeClient]:
+    """Return what makes clients of the server; retries are as many as ever, and quick."""
+    async with AsyncExitStack() as stack:
+
+        def make(
+            stall_seconds: float = 20.0, attempts: int = 6, limit: int = 128, **options: Any
+        ) -> S3Client:
+            found = ClientOptions(
+                BUCKET,
+                url=server.url,
+                pool=PoolOptions(stall_seconds=stall_seconds, limit=limit),
+                retry=RetryOptions(base_seconds=0.0, attempts=attempts),
+                **options,
+            )
+            client = S3Client(found, Keychain([GivenSource(Credentials(ACCESS_KEY, SECRET))]))
+            stack.push_async_callback(client.close)
+            return client
+
+        yield make
+
+
+@pytest.fixture
+def client(make_client: MakeClient) -> S3Client:
+    """Return a client of the server."""
+    return make_client()

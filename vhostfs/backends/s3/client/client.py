@@ -1,0 +1,388 @@
+"""The S3 client: each operation of ObjectStore as one signed request, tried again where that may help.
+
+What an operation sends stands in its method here; what all have in common, in performing.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Buffer, Mapping, Sequence
+from contextlib import suppress
+
+from vhostfs.backends.s3.client import answers, documents
+from vhostfs.backends.s3.client.connection import Response
+from vhostfs.backends.s3.client.credentials import Keychain
+from vhostfs.backends.s3.client.headers import (
+    condition,
+    customer_headers,
+    matches,
+    stored,
+    written_headers,
+)
+from vhostfs.backends.s3.client.options import ClientOptions
+from vhostfs.backends.s3.client.performing import Counters, Operation, Performer
+from vhostfs.backends.s3.client.signing import encoded_query
+from vhostfs.backends.s3.store import (
+    PAGE_MAXIMUM,
+    BrokenAnswerError,
+    Capabilities,
+    Headers,
+    MissingError,
+    ObjectInfo,
+    Page,
+    Part,
+    StoreError,
+    UnsupportedError,
+    Upload,
+    Written,
+)
+
+
+class S3Client:
+    """An ObjectStore on a bucket of S3. For one event loop, on which it is first used."""
+
+    def __init__(self, options: ClientOptions, keychain: Keychain) -> None:
+        """A client without connections; raise ConfigurationError for what cannot be meant."""
+        self._performer = Performer(options, keychain)
+        self._bucket = options.bucket
+        self._capabilities = options.capabilities
+        self._customer = customer_headers(options.customer_key, "")
+        self._customer_source = customer_headers(options.customer_key, "copy-source-")
+        self._written = written_headers(options)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Return what the server can do, as far as it is known."""
+        return self._capabilities
+
+    @property
+    def counters(self) -> Counters:
+        """Return what was done so far."""
+        return self._performer.counters
+
+    @property
+    def retries(self) -> int:
+        """Return how many requests were tried again."""
+        return self._performer.retries
+
+    def restrict(self, capabilities: Capabilities) -> None:
+        """Take note of what the server was found not to do."""
+        self._capabilities = capabilities
+
+    async def close(self) -> None:
+        """Give up all connections; requests under way fail."""
+        await self._performer.close()
+
+    # ---- objects ----
+
+    async def get(
+        self, key: str, offset: int, target: Sequence[memoryview], *, if_match: str | None = None
+    ) -> tuple[int, ObjectInfo]:
+        """Read from an offset on into writable memory (GetObject); as ObjectStore.get."""
+        room = sum(map(len, target))
+        headers = {
+            "range": f"bytes={offset}-{offset + room - 1}",
+            "x-amz-checksum-mode": "ENABLED",
+            **self._customer,
+        }
+        if if_match is not None:
+            headers["if-match"] = if_match
+        size = 0
+
+        def place(status: int, found: Mapping[str, str]) -> Sequence[memoryview] | None:
+            nonlocal size
+            if status not in {200, 206}:
+                return None
+            size = answers.total_of_range(status, found, offset, room)
+            return target
+
+        operation = Operation("GetObject", f"reading {key}", "GET", key, headers=headers, place=place)
+        for attempt in (1, 2):
+            response = await self._performer.hedged(operation)
+            if response.received != max(0, min(room, size - offset)):
+                raise BrokenAnswerError(f"reading {key}: the server's answer is not as long as its range")
+            if offset or response.received != size or matches(response, target):
+                break
+            if attempt == 2:
+                raise BrokenAnswerError(
+                    f"reading {key}: what was received does not have the object's checksum"
+                )
+        self._performer.counters.received += response.received
+        return response.received, answers.info(key, response.headers, size)
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Return what is known of an object (HeadObject); MissingError."""
+        response = await self._performer.perform(
+            Operation("HeadObject", f"looking at {key}", "HEAD", key, headers=self._customer)
+        )
+        return answers.info(key, response.headers, answers.length(response.headers))
+
+    async def list(
+        self,
+        prefix: str = "",
+        *,
+        delimiter: str = "",
+        start_after: str = "",
+        page: str | None = None,
+        limit: int = PAGE_MAXIMUM,
+    ) -> Page:
+        """Return a page of the keys with a prefix (ListObjectsV2); as ObjectStore.list."""
+        parameters = [
+            ("list-type", "2"),
+            ("encoding-type", "url"),
+            ("max-keys", str(limit)),
+            ("prefix", prefix),
+        ]
+        optional = (
+            ("delimiter", delimiter),
+            ("start-after", start_after),
+            ("continuation-token", page or ""),
+        )
+        parameters += [(name, value) for name, value in optional if value]
+        query = encoded_query(parameters)
+        response = await self._performer.perform(
+            Operation("ListObjectsV2", f"listing {prefix or '/'}", "GET", "", query)
+        )
+        return documents.page(bytes(response.body))
+
+    async def put(
+        self,
+        key: str,
+        body: Sequence[Buffer],
+        headers: Headers | None = None,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> Written:
+        """Write a whole object (PutObject); as ObjectStore.put."""
+        sent = {**stored(headers), **self._written, **self._customer, **condition(if_match, if_absent)}
+        operation = Operation(
+            "PutObject", f"writing {key}", "PUT", key, headers=sent, body=body, changes=True
+        )
+        response = await self._performer.perform(operation)
+        return _written(response)
+
+    async def copy(
+        self,
+        source: str,
+        key: str,
+        headers: Headers | None = None,
+        *,
+        source_match: str | None = None,
+        if_absent: bool = False,
+    ) -> Written:
+        """Copy an object (CopyObject); as ObjectStore.copy."""
+        sent = {
+            "x-amz-copy-source": self._performer.endpoint.source(source),
+            "x-amz-metadata-directive": "COPY" if headers is None else "REPLACE",
+            **stored(headers),
+            **self._written,
+            **self._customer,
+            **self._customer_source,
+            **condition(None, if_absent and self._capabilities.conditional_copy),
+        }
+        if source_match is not None:
+            sent["x-amz-copy-source-if-match"] = source_match
+        operation = Operation(
+            "CopyObject",
+            f"copying {source} to {key}",
+            "PUT",
+            key,
+            headers=sent,
+            changes=True,
+            tells_errors_late=True,
+        )
+        response = await self._performer.perform(operation)
+        etag = documents.result_etag(bytes(response.body))
+        return Written(etag, response.headers.get("x-amz-version-id"))
+
+    async def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Delete an object (DeleteObject); as ObjectStore.delete."""
+        operation = Operation(
+            "DeleteObject",
+            f"deleting {key}",
+            "DELETE",
+            key,
+            headers=condition(if_match, False),
+            changes=True,
+        )
+        try:
+            await self._performer.perform(operation)
+        except MissingError:
+            if if_match is not None:
+                raise
+
+    async def delete_many(self, keys: Sequence[str]) -> Mapping[str, StoreError]:
+        """Delete a batch (DeleteObjects); as ObjectStore.delete_many."""
+        body = documents.deletion(keys)
+        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        what = f"deleting {len(keys)} objects"
+        operation = Operation(
+            "DeleteObjects",
+            what,
+            "POST",
+            "",
+            "delete=",
+            {"content-md5": digest},
+            (body,),
+            changes=True,
+            tells_errors_late=True,
+        )
+        response = await self._performer.perform(operation)
+        failed = documents.undeleted(bytes(response.body))
+        return {key: answers.error(200, refusal, f"deleting {key}") for key, refusal in failed.items()}
+
+    async def rename(self, source: str, key: str, *, source_match: str | None = None) -> None:
+        """Rename an object (RenameObject, of directory buckets); as ObjectStore.rename."""
+        if not self._capabilities.rename:
+            raise UnsupportedError(f"renaming {source}: the store has no such request")
+        headers = {"x-amz-rename-source": self._performer.endpoint.source(source), **condition(None, True)}
+        if source_match is not None:
+            headers["x-amz-rename-source-if-match"] = source_match
+        await self._performer.perform(
+            Operation(
+                "RenameObject",
+                f"renaming {source} to {key}",
+                "PUT",
+                key,
+                "renameObject=",
+                headers,
+                changes=True,
+            )
+        )
+
+    # ---- uploads in parts ----
+
+    async def upload_begin(self, key: str, headers: Headers | None = None) -> str:
+        """Begin an upload (CreateMultipartUpload)."""
+        sent = {**stored(headers), **self._written, **self._customer}
+        operation = Operation(
+            "CreateMultipartUpload", f"writing {key}", "POST", key, "uploads=", sent, changes=True
+        )
+        return documents.upload_name(bytes((await self._performer.perform(operation)).body))
+
+    async def upload_part(self, key: str, upload: str, number: int, body: Sequence[Buffer]) -> Part:
+        """Write a part (UploadPart)."""
+        operation = Operation(
+            "UploadPart",
+            f"writing part {number} of {key}",
+            "PUT",
+            key,
+            _part_query(upload, number),
+            self._customer,
+            body,
+            changes=True,
+        )
+        response = await self._performer.perform(operation)
+        size = sum(memoryview(piece).nbytes for piece in body)
+        return Part(number, _written(response).etag, size)
+
+    async def upload_copy(
+        self, key: str, upload: str, number: int, source: str, offset: int, size: int, *, source_match: str
+    ) -> Part:
+        """Let a range of an object be a part (UploadPartCopy)."""
+        headers = {
+            "x-amz-copy-source": self._performer.endpoint.source(source),
+            "x-amz-copy-source-range": f"bytes={offset}-{offset + size - 1}",
+            "x-amz-copy-source-if-match": source_match,
+            **self._customer,
+            **self._customer_source,
+        }
+        operation = Operation(
+            "UploadPartCopy",
+            f"copying part {number} of {key}",
+            "PUT",
+            key,
+            _part_query(upload, number),
+            headers,
+            changes=True,
+            tells_errors_late=True,
+        )
+        response = await self._performer.perform(operation)
+        return Part(number, documents.result_etag(bytes(response.body)), size)
+
+    async def upload_complete(
+        self,
+        key: str,
+        upload: str,
+        parts: Sequence[Part],
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+    ) -> Written:
+        """Make the parts the object (CompleteMultipartUpload)."""
+        operation = Operation(
+            "CompleteMultipartUpload",
+            f"completing {key}",
+            "POST",
+            key,
+            encoded_query((("uploadId", upload),)),
+            condition(if_match, if_absent),
+            (documents.completion(parts),),
+            changes=True,
+            tells_errors_late=True,
+        )
+        response = await self._performer.perform(operation)
+        etag = documents.result_etag(bytes(response.body))
+        return Written(etag, response.headers.get("x-amz-version-id"))
+
+    async def upload_abort(self, key: str, upload: str) -> None:
+        """Give an upload up (AbortMultipartUpload)."""
+        query = encoded_query((("uploadId", upload),))
+        operation = Operation("AbortMultipartUpload", f"aborting {key}", "DELETE", key, query, changes=True)
+        with suppress(MissingError):
+            await self._performer.perform(operation)
+
+    async def upload_parts(self, key: str, upload: str) -> Sequence[Part]:
+        """Return the parts that were written so far (ListParts)."""
+        found: list[Part] = []
+        marker: str | None = ""
+        while marker is not None:
+            parameters = [("uploadId", upload), *([("part-number-marker", marker)] if marker else [])]
+            operation = Operation(
+                "ListParts", f"listing parts of {key}", "GET", key, encoded_query(parameters)
+            )
+            parts, following = documents.parts(bytes((await self._performer.perform(operation)).body))
+            found += parts
+            marker = _onward(marker, following)
+        return found
+
+    async def uploads(self, prefix: str = "") -> Sequence[Upload]:
+        """Return all uploads under way (ListMultipartUploads)."""
+        found: list[Upload] = []
+        marker: tuple[str, str] | None = ("", "")
+        while marker is not None:
+            parameters = [("uploads", ""), ("encoding-type", "url"), ("prefix", prefix)]
+            if marker[0]:
+                parameters += [("key-marker", marker[0]), ("upload-id-marker", marker[1])]
+            operation = Operation(
+                "ListMultipartUploads", "listing uploads", "GET", "", encoded_query(parameters)
+            )
+            uploads, following = documents.uploads(bytes((await self._performer.perform(operation)).body))
+            found += uploads
+            marker = _onward(marker, following)
+        return found
+
+    async def find_region(self) -> str:
+        """Return the region of the bucket, asking for it (HeadBucket); MissingError, DeniedError."""
+        await self._performer.perform(Operation("HeadBucket", f"the bucket {self._bucket}", "HEAD", ""))
+        return self._performer.region
+
+
+def _onward[Marker](marker: Marker, following: Marker | None) -> Marker | None:
+    """Return the marker of the next page, which a broken server might give again and again."""
+    if following == marker:
+        raise BrokenAnswerError("a listing goes on where it was")
+    return following
+
+
+def _part_query(upload: str, number: int) -> str:
+    return encoded_query((("partNumber", str(number)), ("uploadId", upload)))
+
+
+def _written(response: Response) -> Written:
+    etag = response.headers.get("etag")
+    if not etag:
+        raise BrokenAnswerError("the server does not say what it has written")
+    return Written(etag, response.headers.get("x-amz-version-id"))

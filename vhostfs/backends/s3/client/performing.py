@@ -1,0 +1,242 @@
+"""What all operations of the client have in common: signing, connections, hedging, and when to try again.
+
+A refusal may say something about us: that the bucket is in another region, that our clock is wrong, that the
+credentials have expired. Then that is mended, and the request sent again. What the store or the network could
+not do this time is tried again within a budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Buffer, Mapping, Sequence
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+
+from vhostfs.backends.s3.client import answers, documents
+from vhostfs.backends.s3.client.connection import LostError, Place, Request, Response, collect
+from vhostfs.backends.s3.client.credentials import Keychain
+from vhostfs.backends.s3.client.endpoint import endpoint, tls_context
+from vhostfs.backends.s3.client.headers import crc32
+from vhostfs.backends.s3.client.hedging import Hedge, Latencies, SupersededError
+from vhostfs.backends.s3.client.options import ClientOptions
+from vhostfs.backends.s3.client.pool import Pool
+from vhostfs.backends.s3.client.retrying import RETRIED_CODES, RETRIED_STATUSES, RetryBudget, wanted_delay
+from vhostfs.backends.s3.client.signing import EMPTY, UNSIGNED, Credentials, Signer, payload_hash
+from vhostfs.backends.s3.store import BrokenAnswerError, ConflictError, StoreError, UnavailableError
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a client has done so far."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    """By the operation's name in the S3 API, each attempt counted."""
+    received: int = 0
+    """Bytes of objects."""
+    sent: int = 0
+    hedged: int = 0
+    throttled: int = 0
+
+
+@dataclass(slots=True)
+class Operation:
+    """One operation: what is sent, and what the answer is for."""
+
+    name: str
+    what: str
+    method: str
+    key: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Sequence[Buffer] = ()
+    place: Place = collect
+    changes: bool = False
+    """It changes something: after a lost answer nobody knows whether it did."""
+    tells_errors_late: bool = False
+    """Status 200 may carry an error document, because the server answered before it knew."""
+    hedge: Hedge | None = None
+
+
+class Performer:
+    """Performs operations on one bucket. For one event loop, on which it is first used."""
+
+    def __init__(self, options: ClientOptions, keychain: Keychain) -> None:
+        """A performer without connections; raise ConfigurationError for what cannot be meant."""
+        self._options = options
+        self._keychain = keychain
+        self.endpoint = endpoint(
+            options.bucket, options.region, url=options.url, addressing=options.addressing
+        )
+        self._tls = tls_context(options.authorities) if self.endpoint.tls else None
+        self._signer = Signer(options.region)
+        self._pool: Pool | None = None
+        self._budget = RetryBudget(options.retry)
+        self._latencies = Latencies()
+        self._skew = 0.0
+        self.counters = Counters()
+
+    @property
+    def region(self) -> str:
+        """Return the region that is signed for: the bucket's, once a request was answered."""
+        return self._signer.region
+
+    @property
+    def retries(self) -> int:
+        """Return how many requests were tried again."""
+        return self._budget.retries
+
+    async def close(self) -> None:
+        """Give up all connections; requests under way fail."""
+        await self._keychain.close()
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def hedged(self, operation: Operation) -> Response:
+        """Perform an operation that only reads, and once more beside it when it is slow to begin."""
+        patience = self._latencies.patience() if self._options.hedge else None
+        if patience is None:
+            return await self.perform(operation)
+        hedge = Hedge(operation.place, self._latencies)
+        operation.place = hedge.first
+
+        async def second() -> Response:
+            self.counters.hedged += 1
+            again = Operation(
+                operation.name,
+                operation.what,
+                operation.method,
+                operation.key,
+                operation.query,
+                operation.headers,
+                place=hedge.second,
+            )
+            return await self.perform(again)
+
+        operation.hedge = hedge
+        hedge.begin(patience, second)
+        try:
+            return await self.perform(operation)
+        except SupersededError:
+            return await hedge.result()
+        finally:
+            hedge.end()
+            operation.place, operation.hedge = hedge.place, None
+
+    async def perform(self, operation: Operation) -> Response:
+        """Send an operation until it is answered, refused for good, or not worth another attempt."""
+        attempt = 0
+        fresh = doubtful = False
+        while True:
+            attempt += 1
+            wanted: float | None = None
+            credentials = None if self._options.anonymous else await self._keychain.credentials()
+            try:
+                response = await self._attempt(operation, credentials, fresh=fresh)
+            except LostError as error:
+                if error.stale and not fresh:
+                    fresh, attempt = True, attempt - 1
+                    doubtful = doubtful or operation.changes
+                    continue
+                failure: StoreError = error
+                again = True
+                doubtful = doubtful or operation.changes
+            except BrokenAnswerError as error:
+                failure, again = error, True
+                doubtful = doubtful or operation.changes
+            except UnavailableError as error:
+                failure, again = error, True
+            else:
+                refusal = _refusal(operation, response)
+                if refusal is None:
+                    self._budget.succeeded()
+                    return response
+                failure = answers.error(response.status, refusal, operation.what)
+                if (
+                    self._has_learnt(response, refusal, credentials)
+                    and attempt < self._options.retry.attempts
+                ):
+                    continue
+                again = response.status in RETRIED_STATUSES or refusal.code in RETRIED_CODES
+                again = again or (isinstance(failure, ConflictError) and operation.name == "PutObject")
+                doubtful = doubtful or (operation.changes and response.status >= 500)
+                wanted = wanted_delay(response.headers.get("retry-after"))
+                self.counters.throttled += response.status in {429, 503}
+            delay = self._budget.delay(attempt, wanted) if again else None
+            if delay is None:
+                failure.doubtful = doubtful
+                raise failure
+            await asyncio.sleep(delay)
+
+    async def _attempt(
+        self, operation: Operation, credentials: Credentials | None, *, fresh: bool
+    ) -> Response:
+        """Sign an operation, send it on a connection, and return the answer."""
+        place = self.endpoint
+        headers = {"host": place.host, **operation.headers}
+        if self._options.requester_pays:
+            headers["x-amz-request-payer"] = "requester"
+        if place.tls:
+            payload = UNSIGNED
+            if operation.name in {"PutObject", "UploadPart"}:
+                headers["x-amz-checksum-crc32"] = crc32(operation.body)
+        else:
+            payload = payload_hash(operation.body) if operation.body else EMPTY
+        path = place.path(operation.key)
+        if credentials is not None:
+            now = time.time() + self._skew
+            self._signer.sign(credentials, operation.method, path, operation.query, headers, payload, now)
+        target = f"{path}?{operation.query}" if operation.query else path
+        request = Request(operation.method, target, headers, operation.body)
+        if self._pool is None:
+            self._pool = Pool(place.name, place.port, self._tls, self._options.pool)
+        async with self._pool.connection(fresh=fresh) as connection:
+            self.counters.requests[operation.name] += 1
+            if operation.hedge is not None:
+                operation.hedge.runs_on(connection)
+            began = time.monotonic()
+
+            def note(status: int, found: Mapping[str, str]) -> Sequence[memoryview] | None:
+                self._latencies.note(time.monotonic() - began)
+                return operation.place(status, found)
+
+            response = await connection.exchange(request, note)
+        if operation.body:
+            self.counters.sent += sum(memoryview(piece).nbytes for piece in operation.body)
+        return response
+
+    def _has_learnt(
+        self, response: Response, refusal: documents.Refusal, credentials: Credentials | None
+    ) -> bool:
+        """Mend what a refusal says is wrong here: region, clock, credentials. True: try again."""
+        region = response.headers.get("x-amz-bucket-region") or refusal.region
+        if response.status in {301, 307, 400, 403} and region and region != self._signer.region:
+            return self._move(region)
+        if refusal.code == "RequestTimeTooSkewed" and "date" in response.headers:
+            skew = parsedate_to_datetime(response.headers["date"]).timestamp() - time.time()
+            learnt = abs(skew - self._skew) > 1
+            self._skew = skew
+            return learnt
+        if refusal.code in {"ExpiredToken", "TokenRefreshRequired"} and credentials is not None:
+            return self._keychain.renew(credentials)
+        return False
+
+    def _move(self, region: str) -> bool:
+        """Go on in another region; at a server of a given URL only the signature changes."""
+        options = self._options
+        self._signer = Signer(region)
+        moved = endpoint(options.bucket, region, url=options.url, addressing=options.addressing)
+        if moved != self.endpoint:
+            self.endpoint = moved
+            self._pool = None
+        return True
+
+
+def _refusal(operation: Operation, response: Response) -> documents.Refusal | None:
+    """Return what an answer refuses, or None for a success."""
+    if response.status in {200, 204, 206}:
+        if operation.tells_errors_late and b"<Error" in response.body[:512]:
+            return documents.refusal(bytes(response.body))
+        return None
+    return documents.refusal(bytes(response.body))
