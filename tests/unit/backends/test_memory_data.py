@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vhostfs.backends.memory.data import RUN_LIMIT, SparseData
-from vhostfs.backends.memory.ranges import Ranges
 from vhostfs.backends.memory.space import PAGE, Space
+from vhostfs.backends.ranges import Ranges
 
 PAGES = 40
 END = PAGES * PAGE

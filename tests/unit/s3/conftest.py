@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,9 @@ from vhostfs.backends.s3.client.options import ClientOptions
 from vhostfs.backends.s3.client.pool import PoolOptions
 from vhostfs.backends.s3.client.retrying import RetryOptions
 from vhostfs.backends.s3.client.signing import Credentials
+from vhostfs.backends.s3.contents import Spool
+from vhostfs.backends.s3.filesystem import S3Filesystem, S3Options
+from vhostfs.backends.s3.reading import Budget
 
 type MakeClient = Callable[..., S3Client]
 
@@ -58,3 +62,16 @@ async def make_client(server: FakeS3) -> AsyncIterator[MakeClient]:
 def client(make_client: MakeClient) -> S3Client:
     """Return a client of the server."""
     return make_client()
+
+
+type MakeFilesystem = Callable[..., S3Filesystem]
+
+
+@pytest.fixture
+def make_filesystem(make_client: MakeClient, tmp_path: Path) -> MakeFilesystem:
+    """Return what makes file systems on the server's bucket, each with a client of its own."""
+
+    def make(budget: int = 64 << 20, **options: Any) -> S3Filesystem:
+        return S3Filesystem(make_client(), S3Options(**options), Budget(budget), Spool(tmp_path))
+
+    return make

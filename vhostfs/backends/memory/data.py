@@ -13,8 +13,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Buffer, Iterator
 from typing import Final
 
-from vhostfs.backends.memory.ranges import Ranges
 from vhostfs.backends.memory.space import PAGE, Space, out_of_space
+from vhostfs.backends.ranges import Ranges
 from vhostfs.filesystem import ReadBuffer, WriteBuffer
 
 RUN_LIMIT: Final = 1 << 20

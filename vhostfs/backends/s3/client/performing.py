@@ -166,7 +166,10 @@ class Performer:
             delay = self._budget.delay(attempt, wanted) if again else None
             if delay is None:
                 failure.doubtful = doubtful
-                raise failure
+                try:
+                    raise failure
+                finally:
+                    del failure  # a frame that knows its own error keeps the memory alive that was read into
             await asyncio.sleep(delay)
 
     async def _attempt(

@@ -1,8 +1,9 @@
-"""Sets of whole numbers kept as ranges: the pages of a file that are reserved but hold no data yet."""
+"""Sets of whole numbers kept as ranges: pages that are reserved, bytes that were written."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 
 class Ranges:
@@ -48,8 +49,22 @@ class Ranges:
 
     def count(self, begin: int, end: int) -> int:
         """Return how many numbers from begin up to but without end are in it."""
+        return sum(there - here for here, there in self.within(begin, end))
+
+    def within(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges that lie between begin and end, cut there, in order."""
         first = bisect_right(self._ends, begin)
         last = bisect_left(self._begins, end)
-        return sum(
-            min(end, self._ends[index]) - max(begin, self._begins[index]) for index in range(first, last)
-        )
+        for index in range(first, last):
+            yield max(begin, self._begins[index]), min(end, self._ends[index])
+
+    def split(self, begin: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """Yield all between begin and end as ranges that are in it (True) or not, in order."""
+        at = begin
+        for here, there in self.within(begin, end):
+            if at < here:
+                yield at, here, False
+            yield here, there, True
+            at = there
+        if at < end:
+            yield at, end, False

@@ -1,0 +1,212 @@
+"""The bytes of a file: those of an object in the bucket, and over them what was written and is not there yet.
+
+What is written goes to a file of the spool directory that has no name, at its own offset. The object below
+is read where nothing was written, by its ETag; beyond its size, and where a truncation has cut it, there
+are zeros.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from vhostfs.backends.ranges import Ranges
+from vhostfs.backends.s3.reading import Budget, Reader, Target
+from vhostfs.backends.s3.store import ObjectStore
+from vhostfs.filesystem import WriteBuffer
+
+SIZE_MAXIMUM: Final = 5 << 40
+"""The most bytes of an object."""
+
+COPY_PIECE: Final = 8 << 20
+
+
+class Spool:
+    """Where data waits to be written to the bucket: files without names in a directory that stays open."""
+
+    def __init__(self, directory: Path | None) -> None:
+        """Use a directory (None: the system's temporary one); raise OSError."""
+        path = directory or Path(tempfile.gettempdir())
+        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def open(self) -> int:
+        """Return a descriptor of a new file; raise OSError."""
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._directory)
+
+    def close(self) -> None:
+        """Give the directory up."""
+        os.close(self._directory)
+
+
+class Contents:
+    """A file's bytes. For one event loop; whoever makes them closes them."""
+
+    def __init__(
+        self, store: ObjectStore, budget: Budget, spool: Spool, key: str, etag: str | None, size: int
+    ) -> None:
+        """The contents of an object, or (etag None) of a file that is not in the bucket yet."""
+        self._store, self._budget, self._spool = store, budget, spool
+        self._descriptor: int | None = None
+        self._reader: Reader | None = None
+        self.key = key
+        self.etag = etag
+        self.base_size = size if etag is not None else 0
+        """How much of the object below is still seen."""
+        self.size = size if etag is not None else 0
+        self.written = Ranges()
+        """What is in the spool and not in the bucket."""
+        self.sending = Ranges()
+        """What is in the spool and on its way."""
+        self.changed = etag is None
+        self.users = 0
+        self.error: OSError | None = None
+        """Why the last commit failed, until somebody was told."""
+
+    @property
+    def is_dirty(self) -> bool:
+        """Tell whether the bucket has something else."""
+        return self.changed
+
+    async def read(self, offset: int, target: Target) -> int:
+        """Read into a target, and return how many bytes there were; raise StoreError."""
+        end = min(offset + target.size, self.size)
+        if end <= offset:
+            return 0
+        await self.read_range(offset, end, target, 0)
+        return end - offset
+
+    async def read_range(self, begin: int, end: int, target: Target, at: int) -> None:
+        """Read what lies between two offsets of the file, from `at` on in the target."""
+        shift = at - begin
+        for here, there, is_written in list(self.written.split(begin, end)):
+            if is_written:
+                self._read_spool(here, there, target, here + shift)
+                continue
+            for low, high, is_sending in list(self.sending.split(here, there)):
+                if is_sending:
+                    self._read_spool(low, high, target, low + shift)
+                else:
+                    await self._read_base(low, high, target, low + shift)
+
+    def write(self, offset: int, data: WriteBuffer) -> int:
+        """Take data; return how many bytes. Raise OSError EFBIG, ENOSPC."""
+        size = min(data.size, SIZE_MAXIMUM - offset)
+        if size <= 0:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        done = data.write_to_fd(self._file(), offset)
+        self.note_written(offset, offset + done)
+        return done
+
+    def note_written(self, begin: int, end: int) -> None:
+        """Take note of what is in the spool."""
+        self.written.add(begin, end)
+        self.size = max(self.size, end)
+        self.changed = True
+
+    def truncate(self, size: int) -> None:
+        """Set the size; what lies beyond is gone, and zeros if the file grows again."""
+        if size < self.size:
+            self.written.remove(size, self.size)
+            self.sending.remove(size, self.size)
+            self.base_size = min(self.base_size, size)
+            if self._descriptor is not None:
+                os.ftruncate(self._descriptor, size)
+        if size != self.size:
+            self.changed = True
+        self.size = size
+
+    def clear(self, begin: int, end: int) -> None:
+        """Let a range hold zeros: a hole of the spool's file."""
+        end = min(end, self.size)
+        if begin >= end:
+            return
+        descriptor = self._file()
+        for here, there in list(_data_of(descriptor, begin, end)):
+            at = here
+            while at < there:
+                at += os.pwrite(descriptor, bytes(min(COPY_PIECE, there - at)), at)
+        self.note_written(begin, end)
+
+    async def keep(self) -> None:
+        """Fetch all of the object below: it is about to go."""
+        missing = [
+            (here, there) for here, there, there_is in self.written.split(0, self.base_size) if not there_is
+        ]
+        memory = bytearray(min(COPY_PIECE, self.base_size))
+        for begin, end in missing:
+            for at in range(begin, end, COPY_PIECE):
+                size = min(COPY_PIECE, end - at)
+                view = memoryview(memory)[:size]
+                await self._read_base(at, at + size, Target([view]), 0)
+                os.pwrite(self._file(), view, at)
+                self.written.add(at, at + size)
+        self.base_size = 0
+
+    def committed(self, etag: str, size: int) -> None:
+        """Take note that the bucket has what was on its way, as an object of a size."""
+        self.sending = Ranges()
+        self.etag, self.base_size = etag, min(size, self.size)
+        self.forget_reader()
+        if not self.written and self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def failed(self) -> None:
+        """Take note that what was on its way did not arrive."""
+        for begin, end in self.sending.within(0, SIZE_MAXIMUM):
+            self.written.add(begin, end)
+        self.sending = Ranges()
+        self.changed = True
+
+    def close(self) -> None:
+        """Give everything up."""
+        self.forget_reader()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    async def _read_base(self, begin: int, end: int, target: Target, at: int) -> None:
+        """Read from the object below, and zeros beyond it."""
+        there = max(begin, min(end, self.base_size))
+        if there > begin:
+            if self._reader is None:
+                assert self.etag is not None
+                self._reader = Reader(self._store, self._budget, self.key, self.etag, self.base_size)
+            await self._reader.read(begin, target, at, at + there - begin)
+        target.clear(at + there - begin, at + end - begin)
+
+    def _read_spool(self, begin: int, end: int, target: Target, at: int) -> None:
+        """Read from the spool, and zeros where its file ends."""
+        stretch = target.stretch(at, at + end - begin)
+        done = os.preadv(self._file(), stretch, begin)
+        if done < end - begin:
+            target.clear(at + done, at + end - begin)
+
+    def _file(self) -> int:
+        if self._descriptor is None:
+            self._descriptor = self._spool.open()
+        return self._descriptor
+
+    def forget_reader(self) -> None:
+        """Give up what was fetched ahead."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def _data_of(descriptor: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield where a sparse file has data between two offsets."""
+    at = begin
+    while at < end:
+        try:
+            at = os.lseek(descriptor, at, os.SEEK_DATA)
+            there = os.lseek(descriptor, at, os.SEEK_HOLE)
+        except OSError:
+            return  # nothing behind
+        if at < end:
+            yield at, min(there, end)
+        at = there

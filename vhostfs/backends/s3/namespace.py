@@ -1,0 +1,265 @@
+"""Names: which objects are files and which prefixes directories, at as few requests as can be.
+
+A directory that was listed and not yet expired answers every lookup in it, misses included, without a
+request. A name in one that was not costs HEAD and LIST side by side, and identical questions at the same
+time are one. After some such lookups the directory is listed.
+
+Keys that no path can name (an empty segment, '.' or '..', NUL, a segment beyond 255 bytes) are left out and
+counted.
+Where an object and a prefix have the same name, the directory is what is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+from vhostfs.backends.s3.metadata import PosixMetadata, decoded
+from vhostfs.backends.s3.nodes import Node, NodeTable
+from vhostfs.backends.s3.store import Listed, MissingError, ObjectInfo, ObjectStore, Page
+
+LOOKUPS_BEFORE_LISTING: Final = 4
+"""How many names are asked for one by one before their directory is listed."""
+
+MISSING_MAXIMUM: Final = 4096
+"""How many missing names of a directory are remembered."""
+
+NAME_MAXIMUM: Final = 255
+KEY_MAXIMUM: Final = 1024
+
+FOLDER: Final = "_$folder$"
+"""How some programs call an object that stands for a directory."""
+
+
+class Namespace:
+    """The names of a bucket below a prefix. For one event loop; raises StoreError where the store fails."""
+
+    def __init__(self, store: ObjectStore, prefix: str, seconds: float) -> None:
+        """A namespace of which nothing is known; what is found may be believed for so many seconds."""
+        self.nodes = NodeTable()
+        self.hidden = 0
+        """Keys that were seen and cannot be named."""
+        self._store = store
+        self._prefix = prefix
+        self._seconds = seconds
+        self._under_way: dict[object, asyncio.Task[Any]] = {}
+
+    def key(self, node: Node) -> str:
+        """Return the key of a node's object; a directory's ends with a slash."""
+        return self._prefix + (node.prefix if node.is_directory else node.path)
+
+    def child_key(self, directory: Node, name: str) -> str:
+        """Return the key that a file of a name in a directory has, or would have."""
+        return f"{self._prefix}{directory.prefix}{name}"
+
+    def believe(self, node: Node) -> None:
+        """Take note that what is known of a node is so now."""
+        node.expires = time.monotonic() + self._seconds
+
+    async def find(self, directory: Node, name: str) -> Node | None:
+        """Return the node of a name, or None where there is none."""
+        now = time.monotonic()
+        child = directory.children.get(name)
+        if child is not None and (child.is_local or child.opens or child.expires > now):
+            return child
+        if directory.listed_until > now:
+            return child
+        if child is None and directory.missing.get(name, 0.0) > now:
+            return None
+        if not is_name(name):
+            return None
+        question = (directory.number, name)
+        directory.lookups += question not in self._under_way
+        if directory.lookups > LOOKUPS_BEFORE_LISTING:
+            await self._once((directory.number, ""), lambda: self.list(directory))
+            return directory.children.get(name)
+        return await self._once(question, lambda: self._ask(directory, name))
+
+    async def refresh(self, node: Node) -> None:
+        """Ask for a file's metadata, if that is not known; MissingError where the object is gone.
+
+        OSError ESTALE where it turns out to be of another type: its name leads to another node from now on.
+        """
+        if node.posix is None or (node.expires <= time.monotonic() and not node.is_local and not node.gone):
+            await self._once(node.number, lambda: self._head(node))
+            if node.gone and node.posix is None:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    async def list(self, directory: Node) -> None:
+        """Know all names of a directory."""
+        async for _ in self.entries(directory):
+            pass
+
+    async def entries(self, directory: Node) -> AsyncIterator[Node]:
+        """Yield the children of a directory, sorted, each page of a listing as it comes."""
+        if directory.listed_until > time.monotonic():
+            for child in _sorted(directory.children.values()):
+                yield child
+            return
+        seen: set[str] = set()
+        page: str | None = None
+        begun = time.monotonic()
+        while True:
+            found = await self._store.list(self._prefix + directory.prefix, delimiter="/", page=page)
+            for child in self._take_page(directory, found, seen):
+                yield child
+            page = found.next
+            if page is None:
+                break
+        for child in _sorted(directory.children.values()):
+            if child.name in seen:
+                continue
+            if child.is_local or child.opens or child.expires >= begun + self._seconds:
+                yield child
+            else:
+                self.nodes.detach(child)
+        directory.listed_until = time.monotonic() + self._seconds
+        directory.lookups = 0
+        directory.missing.clear()
+
+    def _take_page(self, directory: Node, page: Page, seen: set[str]) -> Sequence[Node]:
+        begin = len(self._prefix) + len(directory.prefix)
+        found: list[Node] = []
+        for prefix in page.prefixes:
+            name = prefix[begin:].removesuffix("/")
+            if self._can_be_named(name) and name not in seen:
+                seen.add(name)
+                found.append(self._see_directory(directory, name))
+        for item in page.objects:
+            name = item.key[begin:]
+            if not name:
+                continue  # the directory's own marker
+            if name.endswith(FOLDER) and self._can_be_named(name.removesuffix(FOLDER)):
+                name = name.removesuffix(FOLDER)
+                if name not in seen:
+                    seen.add(name)
+                    found.append(self._see_directory(directory, name))
+            elif self._can_be_named(name) and name not in seen:
+                seen.add(name)
+                found.append(self._see_file(directory, name, item))
+        return _sorted(found)
+
+    def _can_be_named(self, name: str) -> bool:
+        if is_name(name):
+            return True
+        self.hidden += 1
+        return False
+
+    def _see_directory(self, parent: Node, name: str) -> Node:
+        child = parent.children.get(name)
+        if child is None or not child.is_directory:
+            child = self.nodes.add(parent, name, stat.S_IFDIR)
+        self.believe(child)
+        return child
+
+    def _see_file(self, parent: Node, name: str, item: Listed) -> Node:
+        child = parent.children.get(name)
+        if child is not None and child.is_local:
+            return child
+        if child is None or child.is_directory:
+            child = self.nodes.add(parent, name, stat.S_IFREG)
+        if child.etag != item.etag:
+            child.posix = None
+            child.etag, child.size, child.modified = item.etag, item.size, item.modified
+        self.believe(child)
+        return child
+
+    def _see_object(self, node: Node, info: ObjectInfo) -> Node:
+        """Take note of what HEAD told of a file's object, and return the node that it is."""
+        node = self._take_metadata(node, decoded(info.headers))
+        node.etag, node.size, node.modified = info.etag, info.size, info.modified
+        self.believe(node)
+        return node
+
+    def _take_metadata(self, node: Node, posix: PosixMetadata) -> Node:
+        """Take note of a file's metadata, which may say that it is no regular file after all.
+
+        Then it becomes another node: a kernel that knows it already does not believe in changes of type.
+        """
+        kind = stat.S_IFLNK if posix.link is not None else stat.S_IFMT(posix.mode or 0)
+        if kind in {0, stat.S_IFDIR, node.type}:
+            node.posix = posix
+            return node
+        if node.known and node.parent is not None and not node.gone:
+            old, node = node, self.nodes.add(node.parent, node.name, kind)
+            node.etag, node.size, node.modified = old.etag, old.size, old.modified
+        node.type, node.posix = kind, posix
+        return node
+
+    async def _ask(self, directory: Node, name: str) -> Node | None:
+        """Ask for one name: an object, or a prefix of others."""
+        key = self.child_key(directory, name)
+        head, below = await asyncio.gather(
+            self._store.head(key), self._store.list(f"{key}/", limit=1), return_exceptions=True
+        )
+        if isinstance(below, BaseException):
+            raise below
+        if isinstance(head, BaseException) and not isinstance(head, MissingError):
+            raise head
+        if below.objects or below.prefixes:
+            return self._see_directory(directory, name)
+        if isinstance(head, BaseException):
+            old = directory.children.get(name)
+            if old is not None and not old.is_local:
+                self.nodes.detach(old)
+            if len(directory.missing) >= MISSING_MAXIMUM:
+                directory.missing.clear()
+            directory.missing[name] = time.monotonic() + self._seconds
+            return None
+        listed = Listed(key, head.size, head.etag, head.modified)
+        child = self._see_file(directory, name, listed)
+        return child if child.is_local else self._see_object(child, head)
+
+    async def _head(self, node: Node) -> None:
+        if node.is_directory:
+            try:
+                info = await self._store.head(self.key(node))
+            except MissingError:
+                node.posix = PosixMetadata()  # no more than a prefix
+                self.believe(node)
+                return
+            node.posix = decoded(info.headers)
+            node.etag, node.modified = info.etag, info.modified
+            self.believe(node)
+            return
+        info = await self._store.head(self.key(node))
+        if not node.is_local:
+            self._see_object(node, info)
+
+    async def _once[Result](self, what: object, ask: Callable[[], Awaitable[Result]]) -> Result:
+        """Ask, or wait for the answer to the same question; who stops to wait does not stop the others."""
+        task = self._under_way.get(what)
+        if task is None:
+            task = asyncio.ensure_future(_awaited(ask))
+            self._under_way[what] = task
+            task.add_done_callback(lambda done: self._answered(what, done))
+        answer: Result = await asyncio.shield(task)
+        return answer
+
+    def _answered(self, what: object, task: asyncio.Task[Any]) -> None:
+        self._under_way.pop(what, None)
+        if not task.cancelled():
+            task.exception()
+
+
+async def _awaited(ask: Callable[[], Awaitable[object]]) -> object:
+    return await ask()
+
+
+def _sorted(nodes: Iterable[Node]) -> list[Node]:
+    return sorted(nodes, key=lambda node: node.name)
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a part of a key can be a name in a directory."""
+    if not name or name in {".", ".."} or "\0" in name or "/" in name:
+        return False
+    try:
+        return len(name.encode()) <= NAME_MAXIMUM
+    except UnicodeEncodeError:
+        return False

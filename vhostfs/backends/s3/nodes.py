@@ -1,0 +1,207 @@
+"""The files and directories that are known: what an object is to the guest, and what it is in the bucket.
+
+A node knows its parent and its name; its key follows from these, so that a directory is moved by moving one
+node. What a listing tells of an object (size, ETag, time) is less than what HEAD tells (its metadata):
+`posix` is None until that was asked for.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from vhostfs.backends.s3.metadata import PosixMetadata
+from vhostfs.filesystem import ROOT, Attr
+
+if TYPE_CHECKING:
+    from vhostfs.backends.s3.contents import Contents
+
+BLOCK: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What files have whose metadata says nothing."""
+
+    file_mode: int = 0o644
+    directory_mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+
+
+class Node:
+    """A file, directory or link that is known. Directories have `children`; all else may have `contents`.
+
+    `etag` is None for what is not in the bucket yet, and for directories that are no more than a prefix of
+    keys; `expires` says until when (as time.monotonic counts) what is known may be believed.
+    """
+
+    __slots__ = (
+        "children",
+        "contents",
+        "etag",
+        "expires",
+        "gone",
+        "known",
+        "listed_until",
+        "lookups",
+        "missing",
+        "modified",
+        "name",
+        "number",
+        "opens",
+        "parent",
+        "pending",
+        "posix",
+        "size",
+        "type",
+    )
+
+    def __init__(self, number: int, parent: Node | None, name: str, kind: int) -> None:
+        """A node of a type (S_IFREG and so on) of which nothing more is known."""
+        self.number = number
+        self.parent = parent
+        self.name = name
+        self.type = kind
+        self.size = 0
+        self.etag: str | None = None
+        self.modified = 0
+        self.posix: PosixMetadata | None = None
+        self.pending = False
+        """Its attributes were changed and are not in the bucket yet."""
+        self.expires = 0.0
+        self.known = False
+        """The kernel holds lookups of it."""
+        self.opens = 0
+        self.gone = False
+        """It was deleted, or replaced: no name leads to it."""
+        self.contents: Contents | None = None
+        self.children: dict[str, Node] = {}
+        self.listed_until = 0.0
+        self.missing: dict[str, float] = {}
+        self.lookups = 0
+        """Of names in it since it was last listed."""
+
+    @property
+    def is_directory(self) -> bool:
+        """Tell whether it is a directory."""
+        return self.type == stat.S_IFDIR
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether something of it is not in the bucket yet."""
+        return self.pending or (self.contents is not None and self.contents.is_dirty)
+
+    @property
+    def path(self) -> str:
+        """Return the key without the mount's prefix, and without a directory's last slash."""
+        names = []
+        node = self
+        while node.parent is not None:
+            names.append(node.name)
+            node = node.parent
+        return "/".join(reversed(names))
+
+    @property
+    def prefix(self) -> str:
+        """Return what the paths of a directory's children begin with."""
+        return f"{self.path}/" if self.parent is not None else ""
+
+    def attr(self, defaults: Defaults) -> Attr:
+        """Return the attributes, as far as they are known, else the defaults."""
+        posix = self.posix or NOTHING
+        permissions = defaults.directory_mode if self.is_directory else defaults.file_mode
+        mode = self.type | (permissions if posix.mode is None else stat.S_IMODE(posix.mode))
+        if self.type == stat.S_IFLNK:
+            mode = self.type | 0o777
+        size = self.contents.size if self.contents is not None else self.size
+        mtime = self.modified if posix.mtime is None else posix.mtime
+        return Attr(
+            self.number,
+            mode,
+            4096 if self.is_directory else size,
+            2 if self.is_directory else 1,
+            defaults.uid if posix.uid is None else posix.uid,
+            defaults.gid if posix.gid is None else posix.gid,
+            mtime if posix.atime is None else posix.atime,
+            mtime,
+            mtime if posix.ctime is None else posix.ctime,
+            posix.rdev or 0,
+            blksize=1 << 20,
+            blocks=-(-size // BLOCK),
+        )
+
+
+NOTHING: Final = PosixMetadata()
+
+
+class NodeTable:
+    """All nodes by their numbers, which are never used again while the daemon lives."""
+
+    def __init__(self) -> None:
+        """A table with a root."""
+        self.root = Node(ROOT, None, "", stat.S_IFDIR)
+        self.root.known = True
+        self._nodes: dict[int, Node] = {ROOT: self.root}
+        self._next = ROOT + 1
+
+    def __getitem__(self, number: int) -> Node:
+        """Return a node; KeyError."""
+        return self._nodes[number]
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._nodes)
+
+    def __iter__(self) -> Iterator[Node]:
+        """Return all."""
+        return iter(list(self._nodes.values()))
+
+    def add(self, parent: Node, name: str, kind: int) -> Node:
+        """Make a node, the child of a directory, in place of another of that name."""
+        old = parent.children.get(name)
+        if old is not None:
+            self.detach(old)
+        node = Node(self._next, parent, name, kind)
+        self._next += 1
+        self._nodes[node.number] = node
+        parent.children[name] = node
+        parent.missing.pop(name, None)
+        return node
+
+    def detach(self, node: Node) -> None:
+        """Take a node's name away. It lives on while it is known or open."""
+        if node.parent is not None and node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
+        node.gone = True
+        self.drop_unused(node)
+
+    def move(self, node: Node, parent: Node, name: str) -> None:
+        """Give a node another name, in place of what has it."""
+        replaced = parent.children.get(name)
+        if replaced is not None and replaced is not node:
+            self.detach(replaced)
+        if node.parent is not None and node.parent.children.get(node.name) is node:
+            del node.parent.children[node.name]
+        node.parent, node.name = parent, name
+        parent.children[name] = node
+        parent.missing.pop(name, None)
+
+    def drop_unused(self, node: Node) -> None:
+        """Forget a node without name that nobody holds."""
+        if node.gone and not node.known and not node.opens and node.number != ROOT:
+            self._nodes.pop(node.number, None)
+            for child in list(node.children.values()):
+                self.detach(child)
+
+    def trim(self, directory: Node, most: int) -> None:
+        """Forget children of a directory that nobody holds, when there are more than so many nodes."""
+        if len(self._nodes) <= most:
+            return
+        for child in list(directory.children.values()):
+            if not (child.known or child.opens or child.is_local or child.children):
+                directory.listed_until = 0.0
+                del directory.children[child.name]
+                self._nodes.pop(child.number, None)
