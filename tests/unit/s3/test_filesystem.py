@@ -398,3 +398,17 @@ async def test_a_store_that_is_down_is_an_error_and_then_none(client: Client, se
     server.faults.clear()
     assert await client.listdir("/") == ["file"]
     assert await client.read_bytes("/file") == DATA
+
+
+@pytest.mark.parametrize("kind", [Kind.SILENT, Kind.CUT, Kind.STATUS, Kind.WRONG_BYTES, Kind.DROP])
+async def test_no_failure_keeps_the_guests_memory(client: Client, server: FakeS3, kind: Kind) -> None:
+    """Neither of a request that was made again, nor of one beside which another was made."""
+    server.bucket.put("file", DATA, {})
+    node = (await client.lookup(client.root, "file")).nodeid
+    handle = (await client.open_node(node)).fh
+    for offset in range(100):
+        assert await client.read(node, handle, offset * 7 % 900, 10) == DATA[offset * 7 % 900 :][:10]
+    for offset in (500, 300, 100):
+        server.fail(kind, "GetObject")
+        assert await client.read(node, handle, offset, 10) == DATA[offset : offset + 10]
+    await client.release(node, handle)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Final
 
 from vhostfs.backends.s3.client.documents import Refusal
@@ -104,6 +105,7 @@ def info(key: str, headers: Mapping[str, str], size: int) -> ObjectInfo:
     )
 
 
+@lru_cache(maxsize=1024)
 def modified(text: str | None) -> int:
     """Return a Last-Modified header as nanoseconds since 1970; 0 without one."""
     if text is None:

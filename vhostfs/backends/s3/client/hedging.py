@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Final
 
-from vhostfs.backends.s3.client.connection import Connection, Place, Response
+from vhostfs.backends.s3.client.connection import Connection, Place, Response, collect
 
 REMEMBERED: Final = 256
 """How many latencies are looked at."""
@@ -110,7 +110,9 @@ class Hedge:
             self._timer.cancel()
         if self._task is not None and not self._task.done():
             self._task.cancel()
+        # What led to the memory that is read into must not outlive the read, not even in a cycle.
         self._connection, self._claimed = None, "nobody any more"
+        self._factory, self.place = None, collect
 
     def _start(self) -> None:
         assert self._factory is not None

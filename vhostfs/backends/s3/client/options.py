@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Final
 
 from vhostfs.backends.s3.client.endpoint import Addressing
 from vhostfs.backends.s3.client.pool import PoolOptions
 from vhostfs.backends.s3.client.retrying import RetryOptions
 from vhostfs.backends.s3.store import Capabilities
+
+CUSTOMER_KEY: Final = 32
+"""Bytes of a key of the customer's (SSE-C)."""
 
 
 class Encryption(StrEnum):

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Buffer, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 
 from vhostfs.backends.s3.client import answers, documents
@@ -99,22 +99,12 @@ class Performer:
         if patience is None:
             return await self.perform(operation)
         hedge = Hedge(operation.place, self._latencies)
-        operation.place = hedge.first
+        operation = replace(operation, place=hedge.first, hedge=hedge)
 
         async def second() -> Response:
             self.counters.hedged += 1
-            again = Operation(
-                operation.name,
-                operation.what,
-                operation.method,
-                operation.key,
-                operation.query,
-                operation.headers,
-                place=hedge.second,
-            )
-            return await self.perform(again)
+            return await self.perform(replace(operation, place=hedge.second, hedge=None))
 
-        operation.hedge = hedge
         hedge.begin(patience, second)
         try:
             return await self.perform(operation)
@@ -122,12 +112,12 @@ class Performer:
             return await hedge.result()
         finally:
             hedge.end()
-            operation.place, operation.hedge = hedge.place, None
 
     async def perform(self, operation: Operation) -> Response:
         """Send an operation until it is answered, refused for good, or not worth another attempt."""
         attempt = 0
         fresh = doubtful = False
+        failure: StoreError
         while True:
             attempt += 1
             wanted: float | None = None
@@ -139,14 +129,13 @@ class Performer:
                     fresh, attempt = True, attempt - 1
                     doubtful = doubtful or operation.changes
                     continue
-                failure: StoreError = error
-                again = True
+                failure, again = _without_frames(error), True
                 doubtful = doubtful or operation.changes
             except BrokenAnswerError as error:
-                failure, again = error, True
+                failure, again = _without_frames(error), True
                 doubtful = doubtful or operation.changes
             except UnavailableError as error:
-                failure, again = error, True
+                failure, again = _without_frames(error), True
             else:
                 refusal = _refusal(operation, response)
                 if refusal is None:
@@ -243,3 +232,8 @@ def _refusal(operation: Operation, response: Response) -> documents.Refusal | No
             return documents.refusal(bytes(response.body))
         return None
     return documents.refusal(bytes(response.body))
+
+
+def _without_frames(error: StoreError) -> StoreError:
+    """Return an error without its traceback, whose frames would keep the memory alive that was read into."""
+    return error.with_traceback(None)

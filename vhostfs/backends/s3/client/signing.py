@@ -11,6 +11,7 @@ import hmac
 import time
 from collections.abc import Buffer, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -38,6 +39,7 @@ class Credentials:
     expires: float | None = None
 
 
+@lru_cache(maxsize=1024)
 def encoded_path(path: str) -> str:
     """Return a path as it is sent and signed: all but unreserved characters and '/' encoded."""
     return quote(path, safe="/-_.~")

@@ -1,0 +1,172 @@
+"""The settings of a mount of type `s3`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
+
+from vhostfs.backends.contract import Backend
+from vhostfs.backends.s3.client.client import S3Client
+from vhostfs.backends.s3.client.credentials import (
+    BotocoreSource,
+    GivenSource,
+    Keychain,
+    ProfileSource,
+    Source,
+    usual_sources,
+)
+from vhostfs.backends.s3.client.endpoint import Addressing
+from vhostfs.backends.s3.client.options import CUSTOMER_KEY, ClientOptions, Encryption
+from vhostfs.backends.s3.client.pool import PoolOptions
+from vhostfs.backends.s3.client.signing import Credentials
+from vhostfs.backends.s3.committing import Conflict
+from vhostfs.backends.s3.contents import Spool
+from vhostfs.backends.s3.filesystem import Handle, Metadata, S3Filesystem, S3Options
+from vhostfs.backends.s3.nodes import Defaults
+from vhostfs.backends.s3.reading import Budget
+from vhostfs.backends.s3.store import StoreError
+from vhostfs.backends.values import Permissions, Size
+from vhostfs.errors import ConfigurationError
+from vhostfs.filesystem import Filesystem
+
+Id = Annotated[int, Field(ge=0, lt=2**32 - 1)]
+REGION: Final = "us-east-1"
+SPOOL_DIRECTORY: Final = PurePosixPath("/var/tmp")
+
+
+class CredentialsFrom(StrEnum):
+    """Where the keys come from."""
+
+    AUTO = "auto"
+    """Where AWS programs look: environment, web identity, shared files, container, instance."""
+    BOTOCORE = "botocore"
+    """Wherever botocore finds them (vhostfs[aws]): SSO, assumed roles, programs."""
+    ANONYMOUS = "anonymous"
+    """Nowhere: requests are not signed."""
+
+
+class Cache(StrEnum):
+    """How long what is known of names and attributes may be believed."""
+
+    STRICT = "strict"
+    """Not at all: each open and lookup asks."""
+    SECOND = "1s"
+    MINUTE = "60s"
+    FOREVER = "forever"
+    """Nobody else changes the bucket."""
+
+
+SECONDS: Final = {Cache.STRICT: 0.0, Cache.SECOND: 1.0, Cache.MINUTE: 60.0, Cache.FOREVER: 365 * 86_400.0}
+
+
+@dataclass(frozen=True, slots=True)
+class S3Settings(Backend):
+    """A bucket of S3, or the keys of one that begin with a prefix."""
+
+    network: ClassVar[bool] = True
+
+    bucket: str
+    prefix: str = ""
+    """What keys begin with that are shown, and which is not."""
+    region: str = ""
+    """Empty: the environment's, the profile's, us-east-1; another one is learnt from the server."""
+    endpoint: str | None = None
+    """The URL of a server that is not AWS."""
+    addressing: Annotated[Addressing, Field(strict=False)] = Addressing.AUTO
+    ca_file: PurePosixPath | None = None
+    """Certificates of who may vouch for the server, instead of the system's."""
+    credentials: Annotated[CredentialsFrom, Field(strict=False)] = CredentialsFrom.AUTO
+    profile: str | None = None
+    access_key: str | None = None
+    secret_key_file: PurePosixPath | None = None
+    """A file with the access key's secret."""
+    requester_pays: bool = False
+    storage_class: str | None = None
+    encryption: Annotated[Encryption, Field(strict=False)] = Encryption.NONE
+    kms_key: str | None = None
+    customer_key_file: PurePosixPath | None = None
+    """A file of 32 bytes, the key of sse-c."""
+    metadata: Annotated[Metadata, Field(strict=False)] = Metadata.LAZY
+    cache: Annotated[Cache, Field(strict=False)] = Cache.MINUTE
+    conflict: Annotated[Conflict, Field(strict=False)] = Conflict.ERROR
+    read_only: bool = False
+    file_mode: Permissions = 0o644
+    directory_mode: Permissions = 0o755
+    uid: Id = 0
+    gid: Id = 0
+    memory: Size = 256 << 20
+    """For what is read ahead."""
+    spool_dir: PurePosixPath = SPOOL_DIRECTORY
+    """Where what is written waits, in files without names."""
+    connections: Annotated[int, Field(ge=1, le=1024)] = 128
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if (self.access_key is None) != (self.secret_key_file is None):
+            raise ValueError("access_key and secret_key_file should be given together")
+        if (self.encryption is Encryption.CUSTOMER) != (self.customer_key_file is not None):
+            raise ValueError("encryption sse-c and customer_key_file should be given together")
+        if self.prefix.startswith("/") or "//" in self.prefix:
+            raise ValueError("prefix should not begin with a slash, nor hold two on end")
+
+    def open(self) -> Filesystem[Handle]:
+        """Return the file system; the store is asked for the first time when a guest asks for something."""
+        region = self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or REGION
+        options = ClientOptions(
+            self.bucket,
+            region=region,
+            url=self.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3"),
+            addressing=self.addressing,
+            authorities=None if self.ca_file is None else Path(self.ca_file),
+            anonymous=self.credentials is CredentialsFrom.ANONYMOUS,
+            requester_pays=self.requester_pays,
+            storage_class=self.storage_class,
+            encryption=self.encryption,
+            kms_key=self.kms_key,
+            customer_key=self._customer_key(),
+            pool=PoolOptions(limit=self.connections),
+        )
+        store = S3Client(options, Keychain(self._sources(region)))
+        shown = S3Options(
+            prefix=f"{self.prefix.rstrip('/')}/" if self.prefix else "",
+            seconds=SECONDS[self.cache],
+            metadata=self.metadata,
+            conflict=self.conflict,
+            defaults=Defaults(self.file_mode, self.directory_mode, self.uid, self.gid),
+            read_only=self.read_only,
+        )
+        return S3Filesystem(store, shown, Budget(self.memory), Spool(Path(self.spool_dir)))
+
+    def _sources(self, region: str) -> Sequence[Source]:
+        if self.access_key is not None and self.secret_key_file is not None:
+            secret = _read(self.secret_key_file).decode("utf-8", "replace").strip()
+            return [GivenSource(Credentials(self.access_key, secret))]
+        try:
+            if self.credentials is CredentialsFrom.BOTOCORE:
+                return [BotocoreSource(self.profile)]
+            if self.profile is not None:
+                return [ProfileSource(os.environ, self.profile)]
+            return usual_sources(os.environ, region)
+        except ImportError:
+            raise ConfigurationError("credentials: botocore is not installed (vhostfs[aws])") from None
+        except StoreError as error:
+            raise ConfigurationError(f"credentials: {error.strerror}") from None
+
+    def _customer_key(self) -> bytes | None:
+        if self.customer_key_file is None:
+            return None
+        key = _read(self.customer_key_file)
+        if len(key) != CUSTOMER_KEY:
+            raise ConfigurationError(f"{self.customer_key_file} should hold {CUSTOMER_KEY} bytes")
+        return key
+
+
+def _read(path: PurePosixPath) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(4096)
