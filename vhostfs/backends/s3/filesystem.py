@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 
 from vhostfs.backends.s3.committing import Committer, Conflict
 from vhostfs.backends.s3.contents import Contents, Spool
+from vhostfs.backends.s3.local_store import LocalStore
 from vhostfs.backends.s3.metadata import PosixMetadata, encoded
 from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name
 from vhostfs.backends.s3.nodes import Defaults, Node
@@ -100,8 +101,16 @@ class S3Filesystem(Filesystem[Handle]):
     change while a file is written go with its data; else they are a request of their own.
     """
 
-    def __init__(self, store: ObjectStore, options: S3Options, budget: Budget, spool: Spool) -> None:
-        """A file system on a store."""
+    def __init__(
+        self,
+        store: ObjectStore,
+        options: S3Options,
+        budget: Budget,
+        spool: Spool,
+        local: LocalStore | None = None,
+    ) -> None:
+        """A file system on a store; on one of its own, which ends with it."""
+        self._local = local
         self._store, self._options = store, options
         self._budget, self._spool = budget, spool
         self.options = Options(
@@ -128,6 +137,13 @@ class S3Filesystem(Filesystem[Handle]):
         for node in self._names.nodes:
             self._drop_contents(node)
             self._names.nodes.drop_unused(node)
+
+    async def close(self) -> None:
+        """Give up the store and the spool: no session begins any more."""
+        await self._store.close()
+        self._spool.close()
+        if self._local is not None:
+            self._local.stop()
 
     def forget(self, node: int) -> None:
         """Note that the kernel has forgotten a node."""

@@ -28,6 +28,7 @@ from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.contents import Spool
 from vhostfs.backends.s3.filesystem import Handle, Metadata, S3Filesystem, S3Options
+from vhostfs.backends.s3.local_store import CREDENTIALS, LocalStore
 from vhostfs.backends.s3.nodes import Defaults
 from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.store import StoreError
@@ -78,6 +79,8 @@ class S3Settings(Backend):
     """Empty: the environment's, the profile's, us-east-1; another one is learnt from the server."""
     endpoint: str | None = None
     """The URL of a server that is not AWS."""
+    local_store: bool = False
+    """Instead: a store of the daemon's own, empty at first and gone with it, to try things out."""
     addressing: Annotated[Addressing, Field(strict=False)] = Addressing.AUTO
     ca_file: PurePosixPath | None = None
     """Certificates of who may vouch for the server, instead of the system's."""
@@ -112,16 +115,20 @@ class S3Settings(Backend):
             raise ValueError("access_key and secret_key_file should be given together")
         if (self.encryption is Encryption.CUSTOMER) != (self.customer_key_file is not None):
             raise ValueError("encryption sse-c and customer_key_file should be given together")
+        if self.local_store and (self.endpoint is not None or self.access_key is not None):
+            raise ValueError("local_store has an endpoint and keys of its own")
         if self.prefix.startswith("/") or "//" in self.prefix:
             raise ValueError("prefix should not begin with a slash, nor hold two on end")
 
     def open(self) -> Filesystem[Handle]:
         """Return the file system; the store is asked for the first time when a guest asks for something."""
         region = self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or REGION
+        local = LocalStore(self.bucket) if self.local_store else None
+        url = self.endpoint if local is None else local.url
         options = ClientOptions(
             self.bucket,
             region=region,
-            url=self.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3"),
+            url=url or os.environ.get("AWS_ENDPOINT_URL_S3"),
             addressing=self.addressing,
             authorities=None if self.ca_file is None else Path(self.ca_file),
             anonymous=self.credentials is CredentialsFrom.ANONYMOUS,
@@ -141,9 +148,11 @@ class S3Settings(Backend):
             defaults=Defaults(self.file_mode, self.directory_mode, self.uid, self.gid),
             read_only=self.read_only,
         )
-        return S3Filesystem(store, shown, Budget(self.memory), Spool(Path(self.spool_dir)))
+        return S3Filesystem(store, shown, Budget(self.memory), Spool(Path(self.spool_dir)), local)
 
     def _sources(self, region: str) -> Sequence[Source]:
+        if self.local_store:
+            return [GivenSource(CREDENTIALS)]
         if self.access_key is not None and self.secret_key_file is not None:
             secret = _read(self.secret_key_file).decode("utf-8", "replace").strip()
             return [GivenSource(Credentials(self.access_key, secret))]
