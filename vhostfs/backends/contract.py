@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
-from vhostfs.filesystem import Filesystem
+from vhostfs.filesystem import Filesystem, PathFilesystem, by_nodes
 
 
 class Backend:
@@ -75,11 +75,11 @@ class Layered(Backend):
 class Given(Backend):
     """A file system that is there already: of a program that serves it by itself."""
 
-    filesystem: Filesystem[Any]
+    filesystem: Filesystem[Any] | PathFilesystem[Any]
 
     def open(self) -> Filesystem[Any]:
         """Return it."""
-        return self.filesystem
+        return by_nodes(self.filesystem)
 
 
 def needs_network(settings: Backend | Layer) -> bool:
