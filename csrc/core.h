@@ -223,7 +223,7 @@ struct vhostfs_segment {
  * until vhostfs_device_destroy, also when it was unmounted. All of these but _take, _pump, _flush and _close may be called from any thread. */
 int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_t opcodes,
                                  vhostfs_handoff **handoff);
-/* Readable while there is something to take; the core's. */
+/* Readable while there is something to take; the core's, which closes it in _close: -1 from then on. */
 int vhostfs_handoff_fd(const vhostfs_handoff *handoff);
 /* Fill a buffer (8-byte aligned, of 128 KiB at least) with up to `most` records. Bytes used; 0: there are none. */
 int64_t vhostfs_handoff_take(vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most);

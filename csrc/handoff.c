@@ -5,6 +5,7 @@
 #include "memory.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -83,7 +84,7 @@ static uint64_t token_of(const struct vhostfs_handoff *handoff, const struct han
 /* Whether the eventfd is to be written to, now that something waits; the lock is left first. */
 static bool wakes(struct vhostfs_handoff *handoff)
 {
-    bool wake = !handoff->woken && !handoff->attended;
+    bool wake = !handoff->woken && !handoff->attended && !handoff->closed;
     handoff->woken = handoff->woken || wake;
     handoff->writes += wake;
     return wake;
@@ -242,11 +243,38 @@ static void give_up(struct filesystem *filesystem, const void *source)
     handoff_refuse(given_up);
 }
 
+/* Read what was written to the eventfd. Whether more is to come. Under the lock. */
+static bool read_writes(struct vhostfs_handoff *handoff)
+{
+    eventfd_t written = 0;
+    if (handoff->writes > 0 && eventfd_read(handoff->wake_fd, &written) == 0)
+        handoff->writes -= (uint32_t)written;
+    return handoff->writes > 0;
+}
+
+/* Close the eventfd when the last who was about to write to it has done so: from now on nobody begins to. */
+static void close_eventfd(struct vhostfs_handoff *handoff)
+{
+    struct pollfd poll_fd = {.fd = handoff->wake_fd, .events = POLLIN};
+    if (poll_fd.fd < 0)
+        return;
+    pthread_mutex_lock(&handoff->lock);
+    while (read_writes(handoff)) {
+        pthread_mutex_unlock(&handoff->lock);
+        poll(&poll_fd, 1, -1);
+        pthread_mutex_lock(&handoff->lock);
+    }
+    handoff->wake_fd = -1;
+    pthread_mutex_unlock(&handoff->lock);
+    close(poll_fd.fd);
+}
+
 void vhostfs_handoff_close(vhostfs_handoff *handoff)
 {
     pthread_mutex_lock(&handoff->lock);
     handoff->closed = true;
     pthread_mutex_unlock(&handoff->lock);
+    close_eventfd(handoff);
     vhostfs_handoff_flush(handoff);
     give_up(&handoff->filesystem, NULL);
 }
@@ -393,9 +421,7 @@ static size_t take_locked(struct vhostfs_handoff *handoff, uint8_t *buffer, size
     if (handoff->oldest == NO_SLOT) {
         handoff->woken = false;
         /* A submitter may come to its write only after all was taken: it is read then. */
-        eventfd_t written = 0;
-        if (handoff->writes > 0 && eventfd_read(handoff->wake_fd, &written) == 0)
-            handoff->writes -= (uint32_t)written;
+        read_writes(handoff);
     }
     return used;
 }

@@ -18,11 +18,10 @@ from typing import BinaryIO, NamedTuple, cast
 
 from vhostfs.filesystem import ROOT, Attr, Caller, DirEntry, Entry, Filesystem, FileType, Options, ReadBuffer
 
+type Tree = dict[str, tuple[int, str]]
 DIRECTORY = stat.S_IFDIR | 0o555
 MODES = {b"40000": DIRECTORY, b"160000": DIRECTORY, b"120000": stat.S_IFLNK | 0o777}
 """What Git's modes of directories, submodules and links mean; all others are files."""
-
-type Tree = dict[str, tuple[int, str]]
 TREES_KEPT = 1000
 
 

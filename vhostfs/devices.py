@@ -146,6 +146,11 @@ def open_filesystems(settings: DeviceSettings) -> dict[PurePosixPath, Filesystem
                 opened[place] = mount.backend.open()
             except (OSError, ConfigurationError) as error:
                 raise StartError(f"{settings.name}: {place} cannot be opened: {error}") from error
+            except Exception as error:
+                # Whoever wrote the file system needs to know where; whoever runs it, that it is not us.
+                logger.exception("%s: %s cannot be opened", settings.name, place)
+                reason = f"{type(error).__name__}: {error}"
+                raise StartError(f"{settings.name}: {place} cannot be opened: {reason}") from error
     return opened
 
 

@@ -198,7 +198,7 @@ class MadeDevice:
             raise OSError(errno.EINVAL, f"requests of the device have up to {self._max_write} bytes")
 
     async def remove(self, place: PurePosixPath) -> None:
-        """Take a mount away at once, as `umount -l` does; a file system in Python has ended on return.
+        """Take a mount away at once, as `umount -l` does; a file system in Python has ended, and is closed.
 
         Raise OSError as Tree.unmount does.
         """
@@ -211,11 +211,20 @@ class MadeDevice:
                 if bridged is not None:
                     await bridged.session.close()
                     bridged.handoff.close()
+                    close_quietly(bridged.filesystem)
         logger.info("%s: %s unmounted from %s", self._name, kind, place)
 
     def mounts(self) -> list[MountStatus]:
         """Return what is mounted, by place."""
         return [MountStatus(place, self._types[place]) for place in sorted(self._types)]
+
+
+def close_quietly(filesystem: Filesystem[Any]) -> None:
+    """Close a file system that will not be mounted again; what it makes of that is told in the log alone."""
+    try:
+        filesystem.close()
+    except Exception:
+        logger.exception("a file system could not be closed")
 
 
 def _mount_native(device: Device, number: int, mount: NativeMount) -> None:

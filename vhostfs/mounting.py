@@ -42,7 +42,7 @@ from vhostfs.config.model import (
 from vhostfs.daemon import raise_descriptor_limit
 from vhostfs.devices import descriptor_budgets, make_device, open_filesystems
 from vhostfs.errors import ConfigurationError, StartError
-from vhostfs.filesystem import Filesystem
+from vhostfs.filesystem import Filesystem, PathFilesystem
 from vhostfs.made_device import MadeDevice
 from vhostfs.sandbox import PROC_SELF_FD, Sandbox
 from vhostfs.serving import END_SIGNALS
@@ -59,7 +59,7 @@ from vhostfs.virtqueue import initialise_core
 
 logger = logging.getLogger(__name__)
 
-Source = str | os.PathLike[str] | Filesystem[Any] | Backend | MountSettings
+Source = str | os.PathLike[str] | Filesystem[Any] | PathFilesystem[Any] | Backend | MountSettings
 """What can be mounted: a directory of the host, a file system, or the settings of one."""
 
 Sources = Source | Mapping[str, Source]
@@ -219,7 +219,7 @@ def shared_directory(directory: str | os.PathLike[str], options: MountOptions) -
 
 
 def _mount_settings(source: Source, options: MountOptions) -> MountSettings:
-    if isinstance(source, Filesystem):
+    if isinstance(source, Filesystem | PathFilesystem):
         return FilesystemSettings("python", Given(source))
     if isinstance(source, Backend):
         return FilesystemSettings("python", source)

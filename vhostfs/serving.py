@@ -21,7 +21,7 @@ from vhostfs.vhost_user.offer import Offer
 from vhostfs.virtqueue import initialise_core
 
 if TYPE_CHECKING:
-    from vhostfs.filesystem import Filesystem
+    from vhostfs.filesystem import Filesystem, PathFilesystem
 
 END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -40,7 +40,7 @@ async def serve_made(
 
 
 async def serve(
-    filesystem: Filesystem[Any],
+    filesystem: Filesystem[Any] | PathFilesystem[Any],
     socket_path: str | os.PathLike[str],
     *,
     tag: str | None = None,
@@ -61,18 +61,19 @@ async def serve(
     # A daemon of native mounts, which needs serve_made alone, starts sooner without.
     from vhostfs.backends.contract import Given  # noqa: PLC0415
 
+    given = Given(filesystem)
     if tag is not None and not (tag.isprintable() and 1 <= len(os.fsencode(tag)) <= TAG_LIMIT):
         raise ValueError(f"a tag has 1 to {TAG_LIMIT} bytes of printable text")
     settings = DeviceSettings(
         socket=PathSocket(PurePosixPath(Path.cwd() / socket_path)),
-        mounts={ROOT: FilesystemSettings("python", Given(filesystem))},
+        mounts={ROOT: FilesystemSettings("python", given)},
         tag=tag,
         request_queues=request_queues,
     )
     initialise_core()
     listener = open_listener(settings.socket, os.environ)
     try:
-        made = make_device(settings, None, {}, {ROOT: filesystem})
+        made = make_device(settings, None, {}, {ROOT: given.open()})
         try:
             task_status.started()
             await serve_made(listener.socket, made, offer(settings), name=settings.name, once=once)
@@ -83,7 +84,7 @@ async def serve(
 
 
 def run(
-    filesystem: Filesystem[Any],
+    filesystem: Filesystem[Any] | PathFilesystem[Any],
     socket_path: str | os.PathLike[str],
     *,
     tag: str | None = None,

@@ -17,17 +17,12 @@ from vhostfs.fuse_abi.opcodes import ROOT_ID
 __all__ = ["repository"]
 
 
-def test_examples_that_were_given_what_they_need_do_without_the_host(
-    tmp_path: Path, repository: Path
-) -> None:
+def test_examples_keep_what_they_need_of_the_host(tmp_path: Path, repository: Path) -> None:
     database, socket = tmp_path / "notes.db", tmp_path / "examples.sock"
-    mounts = {
-        "/processes": {"filesystem": "examples.processes:Processes"},
-        "/notes": {"filesystem": "examples.sqlite_table:Notes", "arguments": {"database": str(database)}},
-        "/history": {
-            "filesystem": "examples.git_history:History",
-            "arguments": {"repository": str(repository)},
-        },
+    examples: dict[str, tuple[str, dict[str, str]]] = {
+        "/processes": ("examples.processes:Processes", {}),
+        "/notes": ("examples.sqlite_table:Notes", {"database": str(database)}),
+        "/history": ("examples.git_history:History", {"repository": str(repository)}),
     }
     device = {
         "tag": "examples",

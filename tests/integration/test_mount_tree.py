@@ -114,7 +114,14 @@ def test_a_guest_works_across_mounts_that_come_and_go(lane: Lane, tmp_path: Path
     mounts = {
         "/": passthrough(share),
         "/memory": {"type": "memory", "size": "64M"},
-        "/overlay": {"type": "memory", "size": "64M"},
+        "/overlay": {
+            "type": "overlay",
+            "upper": {"type": "memory", "size": "64M"},
+            "lower": [
+                {"type": "directory", "shared_dir": str(sixth)},
+                {"type": "archive", "path": str(tmp_path / "archive.tar.gz")},
+            ],
+        },
         "/archive": {"type": "archive", "path": str(tmp_path / "archive.tar.gz")},
         "/nested": passthrough(nested),
         "/memory/way/nested": passthrough(nested),
@@ -140,10 +147,10 @@ def test_a_guest_works_across_mounts_that_come_and_go(lane: Lane, tmp_path: Path
         assert run(COPY) == [str(4 * (FILES + 2)), str(FILES)]
         run(CLONE)
         run(MOVE)
-        assert run("cp -a archive/packed memory/ && cat memory/packed/file memory/way/nested/file") == [
-            "fifth",
-            "nested",
-        ]
+        run("cp -a archive/packed memory/ && echo more >>overlay/packed/file && rm overlay/file")
+        found = run("cat memory/packed/file memory/way/nested/file overlay/packed/file archive/packed/file")
+        assert found == ["fifth", "nested", "fifth", "more", "fifth"]
+        assert run("ls overlay") == ["packed", "tree"]
         assert run(f"python3 - <<'EOF'\n{ERRORS_BETWEEN}\nEOF") == ["EXDEV", "EXDEV", "EBUSY", "EBUSY"] * 2
 
         working = guest.start(f"cd {root}\n{WORK}")

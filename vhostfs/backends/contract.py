@@ -4,8 +4,8 @@ An entry point of the group `vhostfs.backends` (or `vhostfs.layers`) names the t
 Backend (or Layer): a frozen, slotted dataclass whose fields are the keys that the type takes, checked
 strictly against their annotations (pydantic's, where they are Annotated), unknown keys being errors; a
 ValueError of __post_init__ is told as a fault of the mount. A field of type Backend, Backend | None or
-tuple[Backend, ...] takes mounts in turn, given as one is given under `mounts`, layers included. No field is
-called `type` or `layers`.
+tuple[Backend, ...] takes mounts in turn, given as one is given under `mounts`, layers included; one of type
+PurePosixPath an absolute path of the host. No field is called `type` or `layers`.
 
     @dataclass(frozen=True, slots=True)
     class ClockSettings(Backend):
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, ClassVar
 
-from vhostfs.filesystem import Filesystem
+from vhostfs.filesystem import Filesystem, PathFilesystem, by_nodes
 
 
 class Backend:
@@ -75,11 +75,11 @@ class Layered(Backend):
 class Given(Backend):
     """A file system that is there already: of a program that serves it by itself."""
 
-    filesystem: Filesystem[Any]
+    filesystem: Filesystem[Any] | PathFilesystem[Any]
 
     def open(self) -> Filesystem[Any]:
         """Return it."""
-        return self.filesystem
+        return by_nodes(self.filesystem)
 
 
 def needs_network(settings: Backend | Layer) -> bool:

@@ -633,6 +633,15 @@ class DirectorySettings(Backend):
     descriptors: int | None = None
     """Most descriptors kept for nodes, at least 16; None: half of what the process may open."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be served, by ValueError."""
+        if not all(
+            0 <= each <= 1e9 for each in (self.entry_seconds, self.attr_seconds, self.negative_seconds)
+        ):
+            raise ValueError("seconds should be 0 to 1000000000")
+        if self.descriptors is not None and self.descriptors < 16:
+            raise ValueError("descriptors should be at least 16")
+
     def open(self) -> DirectoryFilesystem:
         """Open the directory."""
         options = Options(

@@ -10,7 +10,7 @@ from typing import Any
 
 from vhostfs.backends.contract import Backend
 from vhostfs.errors import ConfigurationError
-from vhostfs.filesystem import Filesystem
+from vhostfs.filesystem import Filesystem, PathFilesystem, by_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +49,13 @@ class NamedSettings(Backend):
 
 def as_filesystem(named: object, name: str, arguments: Mapping[str, Any]) -> Filesystem[Any]:
     """Return a file system, or the one that a class or function makes; ConfigurationError otherwise."""
-    if isinstance(named, Filesystem):
+    if isinstance(named, Filesystem | PathFilesystem):
         if arguments:
             raise ConfigurationError(f"{name} is a file system already, and takes no arguments")
-        return named
+        return by_nodes(named)
     if not callable(named):
         raise ConfigurationError(f"{name} is a {type(named).__name__}, no file system and not callable")
     made = named(**arguments)
-    if not isinstance(made, Filesystem):
+    if not isinstance(made, Filesystem | PathFilesystem):
         raise ConfigurationError(f"{name} returned a {type(made).__name__}, which is no file system")
-    return made
+    return by_nodes(made)

@@ -34,7 +34,8 @@ UNKNOWN_KEYS: Final = frozenset({"extra_forbidden", "unexpected_keyword_argument
 """What pydantic calls a key that is not declared, in a model and in a dataclass."""
 
 
-def _absolute(path: str) -> str:
+def checked_path(path: str) -> str:
+    """Return a path of the host; ValueError where it is not absolute, or none at all."""
     if not path.startswith("/"):
         raise ValueError("should be an absolute path")
     if "\0" in path:
@@ -42,7 +43,7 @@ def _absolute(path: str) -> str:
     return path
 
 
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+AbsolutePath = Annotated[str, AfterValidator(checked_path)]
 
 
 class Part(BaseModel):

@@ -28,7 +28,7 @@ from typing import (
 from pydantic import Field, TypeAdapter, ValidationError
 
 from vhostfs.config import model
-from vhostfs.config.checking import STRICT, AbsolutePath, Part, faults_of
+from vhostfs.config.checking import STRICT, AbsolutePath, Part, checked_path, faults_of
 from vhostfs.config.yaml_document import Fault, YamlDocument, YamlPath, YamlValue, dotted
 from vhostfs.errors import ConfigurationError
 from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
@@ -252,6 +252,9 @@ class MountReader:
         except ValidationError as error:
             self.faults += faults_of(error, self.document, path, kind, others)
             values = {}
+        for key, value in values.items():
+            if isinstance(value, PurePosixPath):
+                self._check_path(value, (*path, key))
         for key in keys.mounts:
             if key in raw:
                 values[key] = self._inside(raw[key], (*path, key), keys.mounts[key])
@@ -262,6 +265,12 @@ class MountReader:
         except ValueError as error:
             self._fault(path, str(error))
             return None
+
+    def _check_path(self, value: PurePosixPath, path: YamlPath) -> None:
+        try:
+            checked_path(str(value))
+        except ValueError as error:
+            self._fault(path, str(error))
 
     def _inside(
         self, raw: YamlValue, path: YamlPath, hint: Any

@@ -28,7 +28,7 @@ from vhostfs.control import messages
 from vhostfs.devices import native_flags, passthrough_options
 from vhostfs.errors import ConfigurationError
 from vhostfs.filesystem import Filesystem
-from vhostfs.made_device import MadeDevice, NativeMount, PythonMount
+from vhostfs.made_device import MadeDevice, NativeMount, PythonMount, close_quietly
 from vhostfs.sandbox import Sandbox
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,11 @@ async def _add(request: messages.Add, descriptors: Sequence[int], control: Contr
     if settings.network and not control.network:
         raise RefusedError("it needs the host's network, which the daemon's sandbox has left")
     filesystem = await anyio.to_thread.run_sync(_open, settings, passed)
-    await device.add(place, PythonMount(settings.type, filesystem))
+    try:
+        await device.add(place, PythonMount(settings.type, filesystem))
+    except BaseException:
+        close_quietly(filesystem)
+        raise
 
 
 def _native(settings: PassthroughSettings, passed: Passed) -> NativeMount:

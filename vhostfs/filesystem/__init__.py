@@ -5,11 +5,14 @@ types       attributes, entries, handles, listings, locks, callers
 buffers     the data of reads and writes
 operations  which operations a file system answers
 wrapper     file systems before file systems
+paths       file systems that are asked by path; path_nodes: how they are served
 """
 
 from vhostfs.filesystem.buffers import ReadBuffer, WriteBuffer
 from vhostfs.filesystem.interface import Filesystem, MaybeAwaitable, Options, Session
 from vhostfs.filesystem.operations import OPERATIONS, implemented, implements
+from vhostfs.filesystem.path_nodes import by_nodes
+from vhostfs.filesystem.paths import PathFilesystem
 from vhostfs.filesystem.types import (
     LOCK_END,
     ROOT,
@@ -47,6 +50,7 @@ __all__ = [
     "OpenReplyFlags",
     "Opened",
     "Options",
+    "PathFilesystem",
     "ReadBuffer",
     "RenameFlags",
     "Session",
@@ -56,6 +60,7 @@ __all__ = [
     "Wrapper",
     "WriteBuffer",
     "WriteFlags",
+    "by_nodes",
     "implemented",
     "implements",
     "settled",

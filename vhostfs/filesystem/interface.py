@@ -129,6 +129,12 @@ class Filesystem[H]:
     def destroy(self) -> MaybeAwaitable[None]:
         """Finish: no operation is asked for any more, and none runs; handles were released."""
 
+    def close(self) -> None:
+        """Let go of what the object holds beside its sessions, such as descriptors: none begins any more.
+
+        Called when its mount was removed from a device that goes on. Must not wait.
+        """
+
     # ---- Names and nodes ----
 
     def lookup(self, caller: Caller, parent: int, name: str) -> MaybeAwaitable[Entry | None]:

@@ -57,3 +57,7 @@ class Wrapper[H](Filesystem[H]):
     def destroy(self) -> MaybeAwaitable[None]:
         """End the inner one."""
         return self.inner.destroy()
+
+    def close(self) -> None:
+        """Let go of what the inner one holds."""
+        self.inner.close()

@@ -32,6 +32,7 @@ def directory_operations(parts: Parts) -> dict[int, Operation]:
     def begin_opendir(
         _token: int, caller: Caller, node: int, batch: memoryview, at: int, _end: int, _room: int, _data: int
     ) -> tuple[Any, Any]:
+        handles.check_room()
         if not opens:
             return None, node
         return filesystem.opendir(caller, node, _OPEN_IN.unpack_from(batch, at)[0]), node

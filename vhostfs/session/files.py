@@ -72,6 +72,7 @@ def _opening(parts: Parts) -> dict[int, Operation]:
     def begin_open(
         _token: int, caller: Caller, node: int, batch: memoryview, at: int, _end: int, _room: int, _data: int
     ) -> tuple[Any, Any]:
+        handles.check_room()
         flags, _ = _OPEN_IN.unpack_from(batch, at)
         return filesystem.open(caller, node, flags & ~_CREATION_FLAGS), node
 
@@ -93,6 +94,7 @@ def _opening(parts: Parts) -> dict[int, Operation]:
     def created(
         method: Callable[..., Any], caller: Caller, node: int, batch: memoryview, at: int, *arguments: Any
     ) -> tuple[Any, Any]:
+        handles.check_room()
         flags, mode, umask, _ = _CREATE_IN.unpack_from(batch, at)
         if masks:
             caller.umask = umask

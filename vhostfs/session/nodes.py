@@ -18,6 +18,9 @@ FAR: Final = 1 << 47
 
 NODE_LIMIT: Final = 1 << 63
 
+HANDLE_LIMIT: Final = 1 << 18
+"""The most handles of a session: each takes about half a KiB, and a guest may open without ever closing."""
+
 
 class Nodes:
     """The nodes of one session, and how many lookups of each the kernel holds.
@@ -112,6 +115,11 @@ class Handles:
         self._last = 0
         self._files = files
         self._directories = directories
+
+    def check_room(self) -> None:
+        """Raise OSError ENFILE where there is no room for one more."""
+        if len(self.held) >= HANDLE_LIMIT:
+            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
 
     def add(self, node: int, handle: Any, listing: Listing | None = None) -> int:
         """Keep a handle, and return its number."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from vhostfs.filesystem import Filesystem
+from vhostfs.filesystem import Filesystem, PathFilesystem, by_nodes
 from vhostfs.fuse_abi.flags import InitFlags
 from vhostfs.fuse_abi.opcodes import KERNEL_MINOR_VERSION
 from vhostfs.testing.client import Client, file_attr
@@ -25,7 +25,7 @@ __all__ = ["Client", "KernelClient", "MemoryChannel", "Request", "file_attr", "m
 
 @asynccontextmanager
 async def mount(
-    filesystem: Filesystem[Any],
+    filesystem: Filesystem[Any] | PathFilesystem[Any],
     *,
     mount: int = 0,
     name: str = "test",
@@ -37,7 +37,7 @@ async def mount(
     `offered` are the INIT flags of its kernel. Raises AssertionError if the session answered a request twice
     or not at all.
     """
-    client = Client(filesystem, mount=mount, name=name, offered=offered)
+    client = Client(by_nodes(filesystem), mount=mount, name=name, offered=offered)
     client.begin(minor)
     try:
         yield client

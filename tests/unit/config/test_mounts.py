@@ -77,6 +77,8 @@ def test_keys_become_fields_as_they_are_annotated() -> None:
     ("line", "fault"),
     [
         ("unit: days", "f:6:15: devices[0].mounts./.unit: should be 'seconds' or 'hours'"),
+        ("path: srv", "f:6:15: devices[0].mounts./.path: should be an absolute path"),
+        ('path: "/srv\\0"', "f:6:15: devices[0].mounts./.path: should not contain NUL"),
         ("digits: 12", "f:6:17: devices[0].mounts./.digits: should be less than or equal to 9"),
         ("digits: two", "f:6:17: devices[0].mounts./.digits: should be a whole number"),
         ("digits: '2'", "f:6:17: devices[0].mounts./.digits: should be a whole number"),

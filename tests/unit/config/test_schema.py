@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
+from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -454,6 +456,24 @@ def test_the_example_of_all_keys_explains_every_one() -> None:
     text = (CONFIGS / "vhostfs.yaml").read_text()
     for key in keys_of(ConfigurationPart.model_json_schema()):
         assert f"{key}:" in text, key
+
+
+@pytest.mark.parametrize("group", ["vhostfs.backends", "vhostfs.layers"])
+def test_the_examples_and_the_guide_explain_every_key_of_every_type(group: str) -> None:
+    examples = "".join(path.read_text() for path in CONFIGS.glob("*.yaml"))
+    guide = (CONFIGS.parent / "docs/filesystems.md").read_text()
+    for point in entry_points(group=group):
+        if not point.value.startswith("vhostfs."):
+            continue
+        assert f"`{point.name}`" in guide, point.name
+        keys = [field.name for field in fields(point.load()) if field.init]
+        for key in keys:
+            assert f"{key}`" in guide or f"{key}:" in guide, f"{point.name}: {key}"
+        if point.name == "directory":  # It stands for passthrough under other mounts, and has fewer keys.
+            continue
+        assert f"type: {point.name}" in examples, point.name
+        for key in keys:
+            assert f"{key}:" in examples, f"{point.name}: {key}"
 
 
 def test_the_reference_names_every_key() -> None:

@@ -138,20 +138,33 @@ def test_a_device_in_python_takes_a_directory_too(
         assert stat.S_ISDIR(client.walk(b"host").attr.mode)
 
 
-def test_what_was_mounted_leaves_nothing_open(socket: Path, control: Path, share: Path, mounts: Any) -> None:
+@pytest.mark.parametrize("kind", ["passthrough", "directory", "overlay", "archive"])
+def test_what_was_mounted_leaves_nothing_open(
+    socket: Path, control: Path, share: Path, mounts: Any, kind: str
+) -> None:
     (share / "file").write_text("text")
+    directory = {"type": "directory", "shared_dir": str(share)}
+    added = {
+        "passthrough": passthrough(share),
+        "directory": {**directory, "layers": [{"type": "read_only"}]},
+        "overlay": {"type": "overlay", "lower": [directory], "upper": MEMORY},
+        "archive": {"type": "archive", "path": str(share.parent / "archive.tar.gz")},
+    }[kind]
+    shutil.make_archive(str(share.parent / "archive"), "gztar", share)
     with controlled(socket, control, {"/": passthrough(share)}) as (daemon, client):
 
         def come_and_go() -> None:
-            mounts("add", "/again", json.dumps(passthrough(share)))
+            mounts("add", "/again", json.dumps(added))
             assert read(client, b"again/file") == b"text"
+            with pytest.raises(AssertionError, match="another mount is there"):
+                mounts("add", "/again", json.dumps(added))
             mounts("remove", "/again")
             client.lookup(ROOT_ID, b"file")
 
         for _ in range(2):
             come_and_go()
         before = opened_files(daemon)
-        for _ in range(5):
+        for _ in range(3):
             come_and_go()
         wait_opened_files(daemon, before)
 

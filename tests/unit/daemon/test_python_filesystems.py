@@ -80,6 +80,10 @@ def nothing():
 
 def missing():
     raise FileNotFoundError(2, "No such file or directory", "/somewhere")
+
+
+def mistaken():
+    return Note(no_such_argument=1)
 """
 
 
@@ -124,6 +128,7 @@ def test_a_class_or_a_function_is_called_for_one(module: str, socket: Path, name
         ("notes:several", 1, "notes:several is a list, no file system and not callable"),
         ("notes:nothing", 1, "notes:nothing returned a NoneType, which is no file system"),
         ("notes:missing", 1, "No such file or directory: '/somewhere'"),
+        ("notes:mistaken", 1, "/ cannot be opened: TypeError: Note.__init__() got an unexpected keyword"),
         ("notes:other", 1, "there is no notes:other"),
         ("other.notes:note", 1, "there is no module other"),
         ("notes", 2, "'notes' should be MODULE:NAME, such as my.module:fs"),

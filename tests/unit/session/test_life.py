@@ -441,3 +441,23 @@ async def test_the_end_waits_for_operations_that_ignore_their_cancellation(
         await client.session.close()
         assert ended == ["destroy"]
     assert caplog.records[0].getMessage() == "test: 1 operations ignore that they were cancelled"
+
+
+async def test_a_guest_that_only_opens_finds_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ENFILE before the file system is asked; what is closed makes room again."""
+    monkeypatch.setattr("vhostfs.session.nodes.HANDLE_LIMIT", 3)
+    filesystem = Everything()
+    async with mount(filesystem) as client:
+        node = (await client.lookup(client.root, "file")).nodeid
+        handles = [(await client.open_node(node)).fh for _ in range(3)]
+        for ask in (
+            client.open_node(node),
+            client.opendir(client.root),
+            client.create_at(client.root, "new"),
+        ):
+            with pytest.raises(OSError, match=rf"\[Errno {errno.ENFILE}\]"):
+                await ask
+        await client.release(node, handles.pop())
+        handles.append((await client.open_node(node)).fh)
+        for handle in handles:
+            await client.release(node, handle)

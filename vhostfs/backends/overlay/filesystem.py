@@ -127,6 +127,11 @@ class OverlayFilesystem(Filesystem[Handle]):
         for layer in self._tree.layers:
             await settled(layer.filesystem.destroy())
 
+    def close(self) -> None:
+        """Let go of what the layers hold."""
+        for layer in self._tree.layers:
+            layer.filesystem.close()
+
     # ---- Names and nodes ----
 
     async def lookup(self, caller: Caller, parent: int, name: str) -> Entry | None:
