@@ -58,7 +58,8 @@ async def test_what_cannot_be_meant_is_refused(tmp_path: Path, keys: str, said: 
 
 async def test_a_key_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
     """Before a guest writes with it."""
-    (tmp_path / "key").write_bytes(b"short")
+    key = tmp_path / "key"
+    key.write_bytes(b"short")
     settings = S3Settings(
         "data", encryption=Encryption.CUSTOMER, customer_key_file=PurePosixPath(tmp_path / "key")
     )
