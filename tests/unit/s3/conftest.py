@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ async def server() -> AsyncIterator[FakeS3]:
 @pytest.fixture
 async def make_client(server: FakeS3) -> AsyncIterator[MakeClient]:
     """Return what makes clients of the server; retries are as many as ever, and quick."""
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
 
         def make(
             stall_seconds: float = 20.0, attempts: int = 6, limit: int = 128, **options: Any
@@ -52,7 +52,7 @@ async def make_client(server: FakeS3) -> AsyncIterator[MakeClient]:
                 **options,
             )
             client = S3Client(found, Keychain([GivenSource(Credentials(ACCESS_KEY, SECRET))]))
-            stack.push_async_callback(client.close)
+            stack.callback(client.close)
             return client
 
         yield make

@@ -213,7 +213,7 @@ async def test_a_wrong_secret_is_told_once(server: FakeS3) -> None:
     with pytest.raises(DeniedError):
         await client.head("key")
     assert server.requests.total() == 2
-    await client.close()
+    client.close()
 
 
 async def test_expired_credentials_are_fetched_again(server: FakeS3) -> None:
@@ -232,7 +232,7 @@ async def test_expired_credentials_are_fetched_again(server: FakeS3) -> None:
     server.fail(Kind.STATUS, "PutObject", status=400, code="ExpiredToken")
     await client.put("key", [b"x"])
     assert source.fetched == 2
-    await client.close()
+    client.close()
 
 
 async def test_a_request_that_is_slow_to_begin_gets_a_second_one(stored: S3Client, server: FakeS3) -> None:
@@ -279,4 +279,4 @@ async def test_no_server_is_a_sentence() -> None:
     client = S3Client(options, Keychain([Given()]))
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1 cannot be reached"):
         await asyncio.wait_for(client.head("key"), 30)
-    await client.close()
+    client.close()

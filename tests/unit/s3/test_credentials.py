@@ -213,7 +213,7 @@ async def test_requests_go_on_while_credentials_are_fetched_again() -> None:
     await asyncio.sleep(0)
     assert source.fetched == 2
     assert (await keychain.credentials()).access_key == "key-1"
-    await keychain.close()
+    keychain.close()
 
 
 async def test_without_credentials_there_is_a_sentence() -> None:

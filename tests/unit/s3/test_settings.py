@@ -75,4 +75,4 @@ async def test_a_store_to_try_things_out_is_there_at_once(tmp_path: Path) -> Non
         await client.write_bytes("/hello", b"world")
         assert await client.read_bytes("/hello") == b"world"
         assert await client.listdir("/") == ["hello"]
-    await filesystem.close()
+    filesystem.close()

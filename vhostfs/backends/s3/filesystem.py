@@ -138,9 +138,9 @@ class S3Filesystem(Filesystem[Handle]):
             self._drop_contents(node)
             self._names.nodes.drop_unused(node)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give up the store and the spool: no session begins any more."""
-        await self._store.close()
+        self._store.close()
         self._spool.close()
         if self._local is not None:
             self._local.stop()

@@ -276,5 +276,5 @@ class ObjectStore(Protocol):
     async def uploads(self, prefix: str = "") -> Sequence[Upload]:
         """Return all uploads that are under way."""
 
-    async def close(self) -> None:
-        """Give up all connections; requests under way fail."""
+    def close(self) -> None:
+        """Give up all connections; requests under way fail. Does not wait."""

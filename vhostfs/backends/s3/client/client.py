@@ -70,9 +70,9 @@ class S3Client:
         """Take note of what the server was found not to do."""
         self._capabilities = capabilities
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give up all connections; requests under way fail."""
-        await self._performer.close()
+        self._performer.close()
 
     # ---- objects ----
 

@@ -115,7 +115,6 @@ class Connection(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._drained = asyncio.Event()
         self._drained.set()
-        self._closed = asyncio.Event()
         self._lost: Exception | None = None
         self.usable = False
         self._used = False
@@ -151,7 +150,6 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Fail what was under way; a body without a length ends here."""
         self.usable = False
-        self._closed.set()
         self._drained.set()
         if self._until_close and error is None:
             self._finish()
@@ -263,13 +261,6 @@ class Connection(asyncio.BufferedProtocol):
         self.usable = False
         if self._transport is not None:
             self._transport.abort()
-
-    async def close(self) -> None:
-        """End the connection, and return when it has ended."""
-        self.usable = False
-        if self._transport is not None:
-            self._transport.abort()
-            await self._closed.wait()
 
     # ---- receiving ----
 

@@ -283,12 +283,10 @@ class Keychain:
             self._current = None
         return refused.session_token is not None or self._current is not None
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Stop fetching."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(BaseException):
-                await self._task
 
     async def _fetch(self) -> Credentials:
         failures = []
@@ -327,7 +325,7 @@ async def ask(method: str, url: str, headers: Mapping[str, str], body: bytes = b
         async with pool.connection() as connection:
             return await connection.exchange(request)
     finally:
-        await pool.close()
+        pool.close()
 
 
 def _from_json(response: Response, who: str) -> Credentials:

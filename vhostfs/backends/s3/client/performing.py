@@ -87,11 +87,11 @@ class Performer:
         """Return how many requests were tried again."""
         return self._budget.retries
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Give up all connections; requests under way fail."""
-        await self._keychain.close()
+        self._keychain.close()
         if self._pool is not None:
-            await self._pool.close()
+            self._pool.close()
 
     async def hedged(self, operation: Operation) -> Response:
         """Perform an operation that only reads, and once more beside it when it is slow to begin."""

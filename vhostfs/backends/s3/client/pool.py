@@ -69,13 +69,13 @@ class Pool:
                 self._busy.discard(connection)
                 self._put_back(connection)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End all connections, those in use too."""
         self._closed = True
         connections = [*self._idle, *self._busy]
         self._idle.clear()
         for connection in connections:
-            await connection.close()
+            connection.abort()
 
     def _take_idle(self) -> Connection | None:
         oldest = asyncio.get_running_loop().time() - self._options.idle_seconds
