@@ -13,6 +13,7 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
+from vhostfs.backends.s3.filesystem import Metadata
 from vhostfs.fuse_abi.structures import SetattrIn
 from vhostfs.testing import Client, mount
 
@@ -201,6 +202,8 @@ async def test_attributes_stand_in_the_objects_metadata(client: Client, server: 
     await client.write_bytes("/file", DATA, mode=0o640)
     await client.chown("/file", 1000, 1001)
     await client.utime("/file", 5_000_000_007, 1_234_567_890_000_000_001)
+    await client.syncfs()
+    assert server.requests["CopyObject"] == 1
     headers = server.bucket.objects["file"].headers
     assert headers["x-amz-meta-mode"] == str(stat.S_IFREG | 0o640)
     assert (headers["x-amz-meta-uid"], headers["x-amz-meta-gid"]) == ("1000", "1001")
@@ -235,6 +238,36 @@ async def test_what_others_stored_with_an_object_stays(client: Client, server: F
     headers = server.bucket.objects["file"].headers
     assert headers["x-amz-meta-theirs"] == "kept"
     assert headers["content-type"] == "text/x-theirs"
+
+
+async def test_full_metadata_is_listed_by_an_index(make_filesystem: MakeFilesystem, server: FakeS3) -> None:
+    """The first listing asks for each file, the next ones for what has changed."""
+    for number in range(500):
+        mode = str(stat.S_IFREG | (0o600 + number % 64))
+        server.bucket.put(f"{number:03}", b"x", {"x-amz-meta-mode": mode, "x-amz-meta-uid": str(number)})
+
+    async def listed() -> dict[str, tuple[int, int]]:
+        server.requests.clear()
+        async with mount(make_filesystem(metadata=Metadata.FULL)) as client:
+            entries = await client.entries("/", plus=True)
+            assert all(entry.entry is not None for entry in entries)
+            return {
+                entry.name.decode(): (entry.entry.attr.mode & 0o777, entry.entry.attr.uid)
+                for entry in entries
+                if entry.entry is not None
+            }
+
+    expected = {f"{number:03}": (0o600 + number % 64, number) for number in range(500)}
+    assert await listed() == expected
+    assert server.requests["HeadObject"] >= 500
+    assert await listed() == expected
+    assert server.requests.total() <= 3
+    server.bucket.put("007", b"new", {"x-amz-meta-mode": str(stat.S_IFREG | 0o777)})
+    assert await listed() == {**expected, "007": (0o777, 0)}
+    assert server.requests["HeadObject"] == 1
+    for nonsense in (b"", b"[]", b'{"format":1,"files":{"000":{"etag":5}}}', b'{"format":1,"files":7}'):
+        server.bucket.put(".vhostfs-meta", nonsense, {})
+        assert len(await listed()) == 500
 
 
 async def test_extended_attributes_stay(client: Client) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, NoReturn
 
+from vhostfs.backends.s3.attributes import changed, made, written
 from vhostfs.backends.s3.committing import Committer, Conflict
 from vhostfs.backends.s3.contents import Contents, Spool
 from vhostfs.backends.s3.local_store import LocalStore
@@ -21,6 +21,7 @@ from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name
 from vhostfs.backends.s3.nodes import Defaults, Node
 from vhostfs.backends.s3.reading import Budget, Target
 from vhostfs.backends.s3.renaming import Renamer
+from vhostfs.backends.s3.scheduling import Commits
 from vhostfs.backends.s3.store import ArchivedError, ConditionError, MissingError, ObjectStore
 from vhostfs.filesystem import (
     Attr,
@@ -60,7 +61,7 @@ class Metadata(StrEnum):
     LAZY = "lazy"
     """Listings show the defaults; a file that is looked at is asked for."""
     FULL = "full"
-    """Listings show what is true, at the price of a request a file."""
+    """Listings show what is true: by an index in each directory, and a request for each file it lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +117,10 @@ class S3Filesystem(Filesystem[Handle]):
         self.options = Options(
             entry_seconds=options.seconds, attr_seconds=options.seconds, negative_seconds=options.seconds
         )
-        self._names = Namespace(store, options.prefix, options.seconds)
-        self._committer = Committer(store, self._names, options.conflict)
+        exact = options.metadata is Metadata.FULL
+        self._names = Namespace(store, options.prefix, options.seconds, exact=exact)
+        self._commits = Commits(Committer(store, self._names, options.conflict), self._names)
         self._renamer = Renamer(store, self._names, options.directory_limit)
-        self._locks: dict[int, asyncio.Lock] = {}
 
     # ---- Life ----
 
@@ -128,12 +129,9 @@ class S3Filesystem(Filesystem[Handle]):
 
     async def destroy(self) -> None:
         """Commit what nobody has closed, and end."""
+        await self._commits.end()
         for node in self._names.nodes:
             node.known = node is self._names.nodes.root
-            try:
-                await self._commit(node)
-            except OSError:
-                continue  # told when it happened
         for node in self._names.nodes:
             self._drop_contents(node)
             self._names.nodes.drop_unused(node)
@@ -187,12 +185,14 @@ class S3Filesystem(Filesystem[Handle]):
         if changes.size is not None:
             contents = handle.contents if handle is not None else await self._contents(found)
             contents.truncate(changes.size)
-        posix = _changed(found, changes, self._attr(found, handle))
+        posix = changed(found, changes, self._attr(found, handle))
         encoded(posix)  # refuses what there is no room for
         found.posix, found.pending = posix, True
         if not found.gone and (not found.opens or found.is_directory):
-            await self._commit(found)
-            if not found.opens:
+            if changes.size is None:
+                self._commits.soon(found)
+            else:
+                await self._commits.now(found)
                 self._drop_contents(found)
         return self._attr(found, handle)
 
@@ -212,13 +212,13 @@ class S3Filesystem(Filesystem[Handle]):
 
     async def mknod(self, caller: Caller, parent: int, name: str, mode: int, rdev: int) -> Entry:
         """Make a file that is not opened yet."""
-        posix = self._new(caller, mode, rdev)
+        posix = made(caller, mode, rdev)
         node = await self._make(parent, name, posix, b"")
         return self._entry(node)
 
     async def mkdir(self, caller: Caller, parent: int, name: str, mode: int) -> Entry:
         """Make a directory: an object whose key ends with a slash."""
-        posix = self._new(caller, stat.S_IFDIR | mode)
+        posix = made(caller, stat.S_IFDIR | mode)
         node = await self._make(parent, name, posix, b"")
         node.listed_until = time.monotonic() + self._options.seconds
         return self._entry(node)
@@ -228,7 +228,7 @@ class S3Filesystem(Filesystem[Handle]):
         body = os.fsencode(target)
         if len(body) > LINK_MAXIMUM:
             _fail(errno.ENAMETOOLONG)
-        node = await self._make(parent, name, self._new(caller, stat.S_IFLNK | 0o777), body)
+        node = await self._make(parent, name, made(caller, stat.S_IFLNK | 0o777), body)
         return self._entry(node)
 
     def link(self, caller: Caller, node: int, parent: int, name: str) -> NoReturn:
@@ -242,7 +242,7 @@ class S3Filesystem(Filesystem[Handle]):
         node = await self._existing(directory, name)
         if node.is_directory:
             _fail(errno.EISDIR)
-        async with self._lock(node):
+        async with self._commits.lock(node):
             contents = node.contents
             if contents is not None and node.opens and not contents.changed:
                 await contents.keep()
@@ -293,12 +293,12 @@ class S3Filesystem(Filesystem[Handle]):
         if node.is_directory:
             if _is_below(target, node):
                 _fail(errno.EINVAL)
-            await self._commit_below(node)
+            await self._commits.below(node)
             await self._renamer.move_directory(node, target, new_name)
         else:
             if replaced is not None and replaced.contents is not None and replaced.opens:
                 await replaced.contents.keep()
-            async with self._lock(node):
+            async with self._commits.lock(node):
                 await self._renamer.move_file(node, target, new_name, replaced)
         await self._keep_directory(source)
 
@@ -331,7 +331,7 @@ class S3Filesystem(Filesystem[Handle]):
         if await self._names.find(directory, name) is not None:
             _fail(errno.EEXIST)
         node = self._names.nodes.add(directory, name, stat.S_IFREG)
-        node.posix, node.pending = self._new(caller, stat.S_IFREG | mode), True
+        node.posix, node.pending = made(caller, stat.S_IFREG | mode), True
         self._names.believe(node)
         contents = await self._contents(node)
         contents.users += 1
@@ -368,12 +368,8 @@ class S3Filesystem(Filesystem[Handle]):
         """Take data into the spool."""
         handle = _held(handle)
         done = handle.contents.write(offset, data)
-        posix = handle.node.posix or PosixMetadata()
-        now = time.time_ns()
-        mode = posix.mode
-        if mode is not None and flags & WriteFlags.KILL_SUIDGID:
-            mode = _without_suid(mode)
-        handle.node.posix = replace(posix, mtime=now, ctime=now, mode=mode)
+        kill = bool(flags & WriteFlags.KILL_SUIDGID)
+        handle.node.posix = written(handle.node.posix, kill_suid_sgid=kill)
         handle.node.pending = True
         return done
 
@@ -390,7 +386,7 @@ class S3Filesystem(Filesystem[Handle]):
         found, contents = handle.node, handle.contents
         try:
             if not found.gone and found.is_local:
-                await self._commit(found)
+                await self._commits.now(found)
         except OSError as error:
             # flush has told it to the program that closed the file.
             logger.info("%s: what was written is given up: %s", self._names.key(found), error.strerror)
@@ -428,11 +424,6 @@ class S3Filesystem(Filesystem[Handle]):
 
     async def _entries(self, directory: Node) -> AsyncIterator[DirEntry]:
         async for child in self._names.entries(directory):
-            if self._options.metadata is Metadata.FULL and child.posix is None:
-                try:
-                    await self._names.refresh(child)
-                except MissingError:
-                    continue
             yield DirEntry.of(child.name, self._entry(child))
 
     # ---- The whole ----
@@ -452,7 +443,7 @@ class S3Filesystem(Filesystem[Handle]):
         """Commit everything."""
         for found in self._names.nodes:
             if not found.gone and found.is_local:
-                await self._commit(found)
+                await self._commits.now(found)
 
     # ---- Extended attributes ----
 
@@ -540,11 +531,6 @@ class S3Filesystem(Filesystem[Handle]):
             attr_seconds=min(unsure_seconds, self._options.seconds) if unsure else None,
         )
 
-    def _new(self, caller: Caller, mode: int, rdev: int = 0) -> PosixMetadata:
-        """Return the metadata of what a caller makes."""
-        now = time.time_ns()
-        return PosixMetadata(mode, caller.uid, caller.gid, now, now, rdev=rdev or None)
-
     async def _make(self, parent: int, name: str, posix: PosixMetadata, body: bytes) -> Node:
         """Make an object at once, and the node that it is."""
         self._writable()
@@ -558,16 +544,16 @@ class S3Filesystem(Filesystem[Handle]):
         node.size = len(body)
         try:
             if body:
-                written = await self._store.put(
+                stored = await self._store.put(
                     self._names.key(node),
                     [body],
                     encoded(posix),
                     if_absent=self._store.capabilities.conditional_put,
                 )
-                node.etag = written.etag
+                node.etag = stored.etag
             else:
                 node.pending = True
-                await self._commit(node)
+                await self._commits.now(node)
         except BaseException:
             node.pending = False
             self._names.nodes.detach(node)
@@ -602,30 +588,9 @@ class S3Filesystem(Filesystem[Handle]):
         if not old.users:
             old.close()
 
-    def _lock(self, node: Node) -> asyncio.Lock:
-        lock = self._locks.get(node.number)
-        if lock is None:
-            lock = self._locks[node.number] = asyncio.Lock()
-        return lock
-
-    async def _commit(self, node: Node) -> None:
-        if node.gone or not node.is_local:
-            return
-        async with self._lock(node):
-            if not node.gone and node.is_local:
-                await self._committer.commit(node)
-        if not self._lock(node).locked():
-            self._locks.pop(node.number, None)
-
     async def _settle(self, handle: Handle) -> None:
         if not handle.node.gone and handle.node.is_local:
-            await self._commit(handle.node)
-
-    async def _commit_below(self, directory: Node) -> None:
-        for child in list(directory.children.values()):
-            if child.is_directory:
-                await self._commit_below(child)
-            await self._commit(child)
+            await self._commits.now(handle.node)
 
     async def _has_children(self, directory: Node) -> bool:
         if any(child.is_local or child.opens for child in directory.children.values()):
@@ -640,7 +605,7 @@ class S3Filesystem(Filesystem[Handle]):
             return
         if not await self._has_children(directory):
             directory.pending = True
-            await self._commit(directory)
+            await self._commits.now(directory)
 
     async def _delete(self, node: Node, match: str | None) -> None:
         try:
@@ -664,7 +629,7 @@ class S3Filesystem(Filesystem[Handle]):
         encoded(posix)
         found.posix, found.pending = posix, True
         if not found.opens or found.is_directory:
-            await self._commit(found)
+            self._commits.soon(found)
 
 
 def _held(handle: Handle | None) -> Handle:
@@ -680,29 +645,3 @@ def _is_below(node: Node, directory: Node) -> bool:
             return True
         at = at.parent
     return False
-
-
-def _without_suid(mode: int) -> int:
-    mode &= ~stat.S_ISUID
-    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
-
-
-def _changed(node: Node, changes: SetAttr, now: Attr) -> PosixMetadata:
-    """Return a node's metadata with changes; a change of anything is one of ctime."""
-    posix = node.posix or PosixMetadata()
-    mode = now.mode if changes.mode is None else node.type | changes.mode
-    if changes.kill_suid_sgid:
-        mode = _without_suid(mode)
-    moment = time.time_ns()
-    mtime = changes.mtime_ns
-    if mtime is None and changes.size is not None:
-        mtime = moment
-    return replace(
-        posix,
-        mode=mode,
-        uid=now.uid if changes.uid is None else changes.uid,
-        gid=now.gid if changes.gid is None else changes.gid,
-        mtime=now.mtime_ns if mtime is None else mtime,
-        atime=posix.atime if changes.atime_ns is None else changes.atime_ns,
-        ctime=moment if changes.ctime_ns is None else changes.ctime_ns,
-    )

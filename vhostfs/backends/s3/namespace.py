@@ -16,9 +16,12 @@ import errno
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
+from vhostfs.backends.s3.index import NAME as INDEX
+from vhostfs.backends.s3.index import read_index, write_index
 from vhostfs.backends.s3.metadata import PosixMetadata, decoded
 from vhostfs.backends.s3.nodes import Node, NodeTable
 from vhostfs.backends.s3.store import Listed, MissingError, ObjectInfo, ObjectStore, Page
@@ -30,6 +33,10 @@ MISSING_MAXIMUM: Final = 4096
 """How many missing names of a directory are remembered."""
 
 NAME_MAXIMUM: Final = 255
+
+HEADS_AT_ONCE: Final = 64
+STALE_MINIMUM: Final = 3
+"""How many entries an index may lack before it is written again."""
 KEY_MAXIMUM: Final = 1024
 
 FOLDER: Final = "_$folder$"
@@ -39,8 +46,12 @@ FOLDER: Final = "_$folder$"
 class Namespace:
     """The names of a bucket below a prefix. For one event loop; raises StoreError where the store fails."""
 
-    def __init__(self, store: ObjectStore, prefix: str, seconds: float) -> None:
-        """A namespace of which nothing is known; what is found may be believed for so many seconds."""
+    def __init__(self, store: ObjectStore, prefix: str, seconds: float, *, exact: bool = False) -> None:
+        """A namespace of which nothing is known; what is found may be believed for so many seconds.
+
+        An exact one has every file's metadata once it was listed, and keeps an index in each directory.
+        """
+        self._exact = exact
         self.nodes = NodeTable()
         self.hidden = 0
         """Keys that were seen and cannot be named."""
@@ -71,7 +82,7 @@ class Namespace:
             return child
         if child is None and directory.missing.get(name, 0.0) > now:
             return None
-        if not is_name(name):
+        if not is_name(name) or (self._exact and name == INDEX):
             return None
         question = (directory.number, name)
         directory.lookups += question not in self._under_way
@@ -104,10 +115,16 @@ class Namespace:
         seen: set[str] = set()
         page: str | None = None
         begun = time.monotonic()
+        prefix = self._prefix + directory.prefix
+        index = await read_index(self._store, prefix) if self._exact else {}
+        asked = 0
         while True:
-            found = await self._store.list(self._prefix + directory.prefix, delimiter="/", page=page)
-            for child in self._take_page(directory, found, seen):
-                yield child
+            found = await self._store.list(prefix, delimiter="/", page=page)
+            children = self._take_page(directory, found, seen)
+            if self._exact:
+                asked += await self._know_all(children, index)
+            for child in children:
+                yield directory.children.get(child.name, child)  # it may be no regular file after all
             page = found.next
             if page is None:
                 break
@@ -118,9 +135,34 @@ class Namespace:
                 yield child
             else:
                 self.nodes.detach(child)
+        if asked > STALE_MINIMUM:
+            await write_index(self._store, prefix, list(directory.children.values()))
         directory.listed_until = time.monotonic() + self._seconds
         directory.lookups = 0
         directory.missing.clear()
+
+    async def _know_all(
+        self, children: Sequence[Node], index: Mapping[str, tuple[str, PosixMetadata]]
+    ) -> int:
+        """Know the metadata of listed files, from an index or by asking; return how many were asked for."""
+        unknown = []
+        for child in children:
+            if child.posix is not None or child.is_directory:
+                continue
+            etag, posix = index.get(child.name, (None, None))
+            if posix is not None and etag == child.etag:
+                self._take_metadata(child, posix)
+            else:
+                unknown.append(child)
+        at_once = asyncio.Semaphore(HEADS_AT_ONCE)
+
+        async def ask(child: Node) -> None:
+            async with at_once:
+                with suppress(MissingError):  # deleted since it was listed
+                    await self._once(child.number, lambda: self._head(child))
+
+        await asyncio.gather(*map(ask, unknown))
+        return len(unknown)
 
     def _take_page(self, directory: Node, page: Page, seen: set[str]) -> Sequence[Node]:
         begin = len(self._prefix) + len(directory.prefix)
@@ -146,7 +188,7 @@ class Namespace:
 
     def _can_be_named(self, name: str) -> bool:
         if is_name(name):
-            return True
+            return not self._exact or name != INDEX
         self.hidden += 1
         return False
 
