@@ -229,8 +229,13 @@ def close_quietly(filesystem: Filesystem[Any]) -> None:
 
 def _mount_native(device: Device, number: int, mount: NativeMount) -> None:
     mount_passthrough(device, mount.options, number)
-    for limit in mount.limits:
-        limit_mount(device, number, limit)
+    try:
+        for limit in mount.limits:
+            limit_mount(device, number, limit)
+    except OSError:
+        if number != 0:
+            device.unmount(number)
+        raise
 
 
 def flag_names(flags: InitFlags) -> Iterator[str]:
