@@ -191,22 +191,21 @@ def test_an_operation_that_waits_holds_up_neither_the_next_guest_nor_the_end(
     module: str, socket: Path
 ) -> None:
     with serving(socket, f"{module}:note") as daemon:
-        for _ in range(2):
-            mark = daemon.lines_said
-            with Frontend.start(socket) as frontend:
-                client = FuseClient(frontend)
-                client.init()
-                node = client.lookup(ROOT_ID, b"note").nodeid
-                client.start(Opcode.GETATTR, node, bytes(16), out_size=104)
-                daemon.wait_for_line("waits", after=mark)
-                assert client.read(node, 0, 100) == b"a note"
         with Frontend.start(socket) as frontend:
-            client = FuseClient(frontend)
-            client.init()
-            mark = daemon.lines_said
-            client.start(Opcode.GETATTR, client.lookup(ROOT_ID, b"note").nodeid, bytes(16), out_size=104)
-            daemon.wait_for_line("waits", after=mark)
+            wait_in_vain(daemon, FuseClient(frontend))
+        with Frontend.start(socket) as frontend:
+            wait_in_vain(daemon, FuseClient(frontend))
             assert daemon.stop() == 0
+
+
+def wait_in_vain(daemon: Daemon, client: FuseClient) -> None:
+    """Ask for what is never answered, and for something else meanwhile."""
+    mark = daemon.lines_said
+    client.init()
+    node = client.lookup(ROOT_ID, b"note").nodeid
+    client.start(Opcode.GETATTR, node, bytes(16), out_size=104)
+    daemon.wait_for_line("waits", after=mark)
+    assert client.read(node, 0, 100) == b"a note"
 
 
 def test_a_fault_in_a_file_system_costs_that_request_alone(module: str, socket: Path) -> None:
@@ -244,6 +243,19 @@ def test_a_file_configures_file_systems_beside_directories(module: str, tmp_path
     with running_daemon([*environment_module, *command[3:]], tmp_path / "greeting") as daemon:
         assert read_note(tmp_path / "greeting") == b"hello"
         assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_the_host_s_network_is_kept_for_who_needs_it(tmp_path: Path, network: bool) -> None:
+    name = f"{__name__}:Memo"
+    mount = {"type": "python", "filesystem": name, "network": network}
+    device = {"socket": {"path": f"{tmp_path}/socket"}, "mounts": {"/": mount}}
+    (tmp_path / "vhostfs.yaml").write_text(json.dumps({"devices": [device]}))
+    command = [*VHOSTFS, "serve", "--config", f"{tmp_path}/vhostfs.yaml"]
+    with running_daemon(command, tmp_path / "socket") as daemon:
+        namespaces = [Path(f"/proc/{process}/ns/net").readlink() for process in (daemon.process.pid, "self")]
+        assert (namespaces[0] == namespaces[1]) == network
+        assert read_note(tmp_path / "socket") == b"memo"
 
 
 class Memo(Filesystem[None]):
