@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +64,11 @@ class Note(Filesystem):
 
     def statfs(self, caller, node):
         raise RuntimeError("a fault of the file system's")
+
+
+class Broken(Note):
+    def init(self, session):
+        raise RuntimeError("it cannot begin")
 
 
 note = Note()
@@ -242,6 +247,37 @@ def test_a_file_configures_file_systems_beside_directories(module: str, tmp_path
     environment_module = [sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); {VHOSTFS[2]}"]
     with running_daemon([*environment_module, *command[3:]], tmp_path / "greeting") as daemon:
         assert read_note(tmp_path / "greeting") == b"hello"
+        assert daemon.stop() == 0
+
+
+def test_one_daemon_serves_many_devices_at_once_and_a_broken_one_costs_the_others_nothing(
+    module: str, tmp_path: Path
+) -> None:
+    names = [*(f"note{number}" for number in range(8)), "broken"]
+    devices = [
+        {
+            "tag": name,
+            "socket": {"path": f"{tmp_path}/{name}"},
+            "mounts": {"/": {"type": "python", "filesystem": f"{module}:{kind}", "arguments": arguments}},
+        }
+        for name in names
+        for kind, arguments in [("Broken", {}) if name == "broken" else ("write", {"text": name})]
+    ]
+    (tmp_path / "vhostfs.yaml").write_text(json.dumps({"devices": devices}))
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); {VHOSTFS[2]}"]
+    with running_daemon([*command, "serve", "--config", "vhostfs.yaml"], tmp_path / "broken") as daemon:
+        with ExitStack() as guests:
+            clients = {}
+            for name in names:
+                clients[name] = FuseClient(guests.enter_context(Frontend.start(tmp_path / name)))
+                clients[name].init()
+            waiting = clients["note0"].lookup(ROOT_ID, b"note").nodeid
+            clients["note0"].start(Opcode.GETATTR, waiting, bytes(16), out_size=104)
+            with pytest.raises(OSError, match="Input/output error"):
+                clients.pop("broken").lookup(ROOT_ID, b"note")
+            for name, client in clients.items():
+                assert client.read(client.lookup(ROOT_ID, b"note").nodeid, 0, 100) == name.encode()
+        daemon.wait_for_line("broken: init failed: RuntimeError: it cannot begin")
         assert daemon.stop() == 0
 
 
