@@ -82,6 +82,8 @@ class MountStatus:
 
     place: PurePosixPath
     type: str
+    faults: int = 0
+    """How many operations of a file system in Python failed by what is no OSError, since it was mounted."""
 
 
 class MadeDevice:
@@ -216,7 +218,13 @@ class MadeDevice:
 
     def mounts(self) -> list[MountStatus]:
         """Return what is mounted, by place."""
-        return [MountStatus(place, self._types[place]) for place in sorted(self._types)]
+        return [
+            MountStatus(place, self._types[place], self._faults_at(place)) for place in sorted(self._types)
+        ]
+
+    def _faults_at(self, place: PurePosixPath) -> int:
+        bridged = self.bridged.get(place)
+        return 0 if bridged is None else bridged.session.faults
 
 
 def close_quietly(filesystem: Filesystem[Any]) -> None:

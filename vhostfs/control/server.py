@@ -156,7 +156,7 @@ def _told(error: OSError) -> str:
 
 def _lines(control: Control) -> tuple[messages.MountLine, ...]:
     return tuple(
-        messages.MountLine(device=name, place=str(mount.place), type=mount.type)
+        messages.MountLine(device=name, place=str(mount.place), type=mount.type, faults=mount.faults)
         for name, device in control.devices.items()
         for mount in device.mounts()
     )

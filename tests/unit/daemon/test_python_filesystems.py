@@ -23,6 +23,7 @@ from tests.frontend.daemons import Daemon, running_daemon
 from tests.frontend.frontend import Frontend
 from tests.unit.daemon.conftest import wait_until_listening
 from tests.unit.daemon.test_daemon import WATCHED
+from vhostfs.control.client import list_mounts
 from vhostfs.errors import StartError
 from vhostfs.filesystem import ROOT, Attr, Caller, Entry, Filesystem, ReadBuffer
 from vhostfs.fuse_abi.opcodes import ROOT_ID, Opcode
@@ -224,6 +225,24 @@ def test_a_fault_in_a_file_system_costs_that_request_alone(module: str, socket: 
         daemon.wait_for_line("RuntimeError: a fault of the file system's")
         client.request(Opcode.DESTROY, 0)
         daemon.wait_for_line("faults of the file system in the session that ended: 1")
+
+
+def test_faults_are_counted_where_mounts_are_listed(module: str, tmp_path: Path) -> None:
+    mount = {"type": "python", "filesystem": f"{module}:note"}
+    device = {"tag": "notes", "socket": {"path": f"{tmp_path}/socket"}, "mounts": {"/": mount}}
+    configuration = {"devices": [device], "control": {"path": f"{tmp_path}/control"}}
+    (tmp_path / "vhostfs.yaml").write_text(json.dumps(configuration))
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); {VHOSTFS[2]}"]
+    with (
+        running_daemon([*command, "serve", "--config", "vhostfs.yaml"], tmp_path / "socket"),
+        Frontend.start(tmp_path / "socket") as frontend,
+    ):
+        client = FuseClient(frontend)
+        client.init()
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output error"):
+                client.request(Opcode.STATFS, ROOT_ID, out_size=80)
+        assert [line.faults for line in list_mounts(tmp_path / "control")] == [2]
 
 
 def test_locked_in_nothing_more_is_imported_for_a_file_system(module: str, socket: Path) -> None:
