@@ -30,6 +30,9 @@
 #define ROOM_OF_STRUCTURES 4096U
 #define ROOM_OF_LINKS 4095U
 
+/* How many requests that come alone are between two tries to find more than one. */
+#define TRIES_EVERY 8U
+
 /* Buffers that are kept for requests to come. */
 #define IDLE_BUFFERS 64U
 
@@ -392,14 +395,11 @@ static int reading_failed(struct fuse_device *device, int error)
     return -error;
 }
 
-/* Serve what waits. How many, or a negative errno. */
+/* Serve what waits, up to so many requests. How many, or a negative errno. */
 static int serve_waiting(struct fuse_reader *reader, uint32_t most)
 {
-    struct epoch_domain *epochs = &reader->device->environment->session->epochs;
     size_t room = BEFORE_DATA + reader->device->capacity;
     int served = 0;
-    if (epoch_crowded(epochs))
-        wait_for_readers(epochs);
     while ((uint32_t)served < most) {
         ssize_t size = read(reader->fd, reader->in + (PAGE - BEFORE_DATA), room);
         if (size <= 0)
@@ -410,20 +410,40 @@ static int serve_waiting(struct fuse_reader *reader, uint32_t most)
     return served;
 }
 
-int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
+/* Where requests come one by one, each is waited for and read alone, as a read in vain costs as much as one; now and then it is
+ * tried whether there are more. Where they come together, all are read, and waited for when there was none. */
+static int pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
 {
     struct fuse_reader *reader = &device->readers[0];
+    struct epoch_domain *epochs = &device->environment->session->epochs;
+    if (epoch_crowded(epochs))
+        wait_for_readers(epochs);
+    int served = 0;
+    if (device->together || nanoseconds == 0) {
+        served = serve_waiting(reader, most);
+        device->together = served > 1;
+        if (served != 0 || nanoseconds == 0)
+            return served;
+    }
+    struct pollfd readable = {.fd = reader->fd, .events = POLLIN};
+    struct timespec patience = {.tv_nsec = (long)nanoseconds};
+    if (ppoll(&readable, 1, &patience, NULL) <= 0)
+        return 0;
+    bool tries = ++device->alone % TRIES_EVERY == 0;
+    served = serve_waiting(reader, tries ? most : 1);
+    device->together = served > 1;
+    return served;
+}
+
+int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
+{
     pthread_mutex_lock(&device->lock);
     device->pumping = device->pumped && !atomic_load(&device->stopping);
     bool pumping = device->pumping;
     pthread_mutex_unlock(&device->lock);
     if (!pumping)
         return -ENODEV;
-    struct pollfd readable = {.fd = reader->fd, .events = POLLIN};
-    struct timespec patience = {.tv_nsec = (long)nanoseconds};
-    int served = 0;
-    if (nanoseconds == 0 || ppoll(&readable, 1, &patience, NULL) > 0)
-        served = serve_waiting(reader, most);
+    int served = pump(device, most, nanoseconds);
     pthread_mutex_lock(&device->lock);
     device->pumping = false;
     if (atomic_load(&device->stopping))

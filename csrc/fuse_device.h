@@ -52,6 +52,8 @@ struct fuse_device {
     uint8_t *idle_buffers; /* linked by their first bytes */
     uint32_t idle_count;
     bool pumped;    /* there is one reader, and it has no thread */
+    bool together;  /* who pumps: the last requests came several at once */
+    uint32_t alone; /* who pumps: requests that did not */
     bool pumping;   /* under the lock: somebody is inside of fuse_device_pump */
     bool giving_up; /* buffers that come back may still be looked at: they are kept till the end */
     bool end_told;

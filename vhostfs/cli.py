@@ -181,7 +181,8 @@ def _mounts(parsed: argparse.Namespace) -> int:
 
     if parsed.action == "list":
         for mount in client.list_mounts(parsed.control):
-            sys.stdout.write(f"{mount.device}\t{mount.place}\t{mount.type}\n")
+            faults = f"\t{mount.faults} faults" if mount.faults else ""
+            sys.stdout.write(f"{mount.device}\t{mount.place}\t{mount.type}{faults}\n")
     elif parsed.action == "add":
         client.add_mount(parsed.control, parsed.device, parsed.place, parsed.mount)
     else:

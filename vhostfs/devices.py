@@ -127,6 +127,15 @@ def passthrough_options(
     )
 
 
+def native_mount(settings: PassthroughSettings, sandbox: Sandbox, descriptor_budget: int) -> NativeMount:
+    """Return a shared directory, which the sandbox has opened, ready to be mounted."""
+    return NativeMount(
+        passthrough_options(settings, sandbox, descriptor_budget),
+        native_flags(settings),
+        tuple(limit.limit() for limit in settings.rate_limits),
+    )
+
+
 def offer(settings: DeviceSettings) -> Offer:
     """Return what a device offers its front-ends."""
     queues = 1 + settings.request_queues
@@ -172,11 +181,7 @@ def make_device(
     for place, mount in settings.mounts.items():
         if isinstance(mount, PassthroughSettings):
             assert sandbox is not None
-            mounts[place] = NativeMount(
-                passthrough_options(mount, sandbox, budgets[mount]),
-                native_flags(mount),
-                tuple(limit.limit() for limit in mount.rate_limits),
-            )
+            mounts[place] = native_mount(mount, sandbox, budgets[mount])
         else:
             mounts[place] = PythonMount(mount.type, filesystems[place])
     flags = device_flags(settings.name, mounts, growing=growing)

@@ -82,6 +82,8 @@ class MountStatus:
 
     place: PurePosixPath
     type: str
+    faults: int = 0
+    """How many operations of a file system in Python failed by what is no OSError, since it was mounted."""
 
 
 class MadeDevice:
@@ -216,7 +218,13 @@ class MadeDevice:
 
     def mounts(self) -> list[MountStatus]:
         """Return what is mounted, by place."""
-        return [MountStatus(place, self._types[place]) for place in sorted(self._types)]
+        return [
+            MountStatus(place, self._types[place], self._faults_at(place)) for place in sorted(self._types)
+        ]
+
+    def _faults_at(self, place: PurePosixPath) -> int:
+        bridged = self.bridged.get(place)
+        return 0 if bridged is None else bridged.session.faults
 
 
 def close_quietly(filesystem: Filesystem[Any]) -> None:
@@ -229,8 +237,13 @@ def close_quietly(filesystem: Filesystem[Any]) -> None:
 
 def _mount_native(device: Device, number: int, mount: NativeMount) -> None:
     mount_passthrough(device, mount.options, number)
-    for limit in mount.limits:
-        limit_mount(device, number, limit)
+    try:
+        for limit in mount.limits:
+            limit_mount(device, number, limit)
+    except OSError:
+        if number != 0:
+            device.unmount(number)
+        raise
 
 
 def flag_names(flags: InitFlags) -> Iterator[str]:

@@ -150,7 +150,7 @@ def _reader(made: MadeDevice) -> Callable[[], Callable[[], None]] | None:
     if list(made.bridged) != [ROOT]:
         return None
     bridged = made.bridged[ROOT]
-    return lambda: bridged.handoff.read_fuse(lambda: bridged.session.running == 0)
+    return lambda: bridged.handoff.read_fuse(bridged.session.tasks)
 
 
 async def _end(made: MadeDevice) -> None:

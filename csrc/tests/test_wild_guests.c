@@ -10,9 +10,11 @@
 #define THREADS 3
 #define REQUESTS 40000
 #define REQUESTS_A_SESSION 5000
+#define REQUESTS_A_MOUNT 250
 #define BYTES_A_REQUEST 64
 
 static struct loopback loopback;
+static uint16_t coming_and_going; /* the mount that does; 0: none */
 
 /* What one thread was told, for the others to use. */
 static _Atomic uint64_t told_nodeids[THREADS][WILD_KNOWN];
@@ -90,6 +92,12 @@ static void begin_anew(struct worker *worker)
                 sizeof(struct fuse_init_out));
 }
 
+static void mount_anew(void)
+{
+    CHECK_EQUAL(session_unmount(&loopback.session, coming_and_going), 0);
+    coming_and_going = wild_loopback_mount(&loopback, "/a/b");
+}
+
 static void *work(void *context)
 {
     struct worker *worker = context;
@@ -102,16 +110,18 @@ static void *work(void *context)
         share_what_was_told(worker, round);
         if (worker->number == 0 && round % REQUESTS_A_SESSION == 0)
             begin_anew(worker);
+        if (worker->number == 0 && coming_and_going != 0 && round % REQUESTS_A_MOUNT == 0)
+            mount_anew();
     }
     wild_guest_end(&worker->guest);
     return NULL;
 }
 
-static void arbitrary_requests_of_many_threads_do_no_harm(void)
+static void run_wild(uint8_t how)
 {
     static struct worker workers[THREADS];
     size_t before = loopback_open_descriptors();
-    wild_loopback_create(&loopback, VHOSTFS_CACHE_AUTO | 4);
+    wild_loopback_create(&loopback, how);
     for (unsigned i = 0; i < THREADS; i++) {
         workers[i].number = i;
         workers[i].random = i + 1;
@@ -123,10 +133,22 @@ static void arbitrary_requests_of_many_threads_do_no_harm(void)
     CHECK_EQUAL(loopback_open_descriptors(), before);
 }
 
+static void arbitrary_requests_of_many_threads_do_no_harm(void)
+{
+    run_wild(VHOSTFS_CACHE_AUTO | 4);
+}
+
+static void nor_do_they_where_mounts_come_and_go(void)
+{
+    coming_and_going = 2;
+    run_wild(VHOSTFS_CACHE_AUTO | 4 | 8);
+}
+
 int main(void)
 {
     if (!check_runs_as_root())
         return 0;
     PROMISE(arbitrary_requests_of_many_threads_do_no_harm);
+    PROMISE(nor_do_they_where_mounts_come_and_go);
     return 0;
 }

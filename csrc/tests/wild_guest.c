@@ -211,14 +211,36 @@ void wild_guest_request(struct wild_guest *guest, struct wild_choices *choices)
     learn(guest, opcode, nodeid, loopback_call(&guest->thread, opcode, nodeid, &piece, 1));
 }
 
-void wild_loopback_create(struct loopback *loopback, uint8_t how)
+static struct vhostfs_passthrough_options wild_options(uint8_t how)
 {
     struct vhostfs_passthrough_options options = loopback_options();
     options.flags |= VHOSTFS_PASSTHROUGH_POSIX_LOCKS | VHOSTFS_PASSTHROUGH_FLOCK;
     options.descriptor_budget = 16;
     options.cache = how & 3;
+    return options;
+}
+
+uint16_t wild_loopback_mount(struct loopback *loopback, const char *path)
+{
+    struct vhostfs_passthrough_options options = wild_options(VHOSTFS_CACHE_AUTO);
+    int mount = session_free_mount(&loopback->session);
+    CHECK(mount > 0);
+    loopback_mount(loopback, (uint16_t)mount, loopback->root_fd, &options);
+    CHECK_EQUAL(session_attach(&loopback->session, path, (uint16_t)mount), 0);
+    return (uint16_t)mount;
+}
+
+void wild_loopback_create(struct loopback *loopback, uint8_t how)
+{
+    struct vhostfs_passthrough_options options = wild_options(how);
     loopback_create(loopback, &options, (how & 4) != 0 ? UINT64_MAX : 0);
     CHECK_EQUAL(fchmodat(AT_FDCWD, loopback->root, 0777, 0), 0);
+    if ((how & 8) != 0) {
+        CHECK_EQUAL(session_plant(&loopback->session), 0);
+        wild_loopback_mount(loopback, "/a");
+        wild_loopback_mount(loopback, "/a/b");
+        wild_loopback_mount(loopback, "/c/d");
+    }
     /* Files stay small, whatever is written where. */
     struct rlimit small = {.rlim_cur = 1 << 20, .rlim_max = RLIM_INFINITY};
     signal(SIGXFSZ, SIG_IGN);

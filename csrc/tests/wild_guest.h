@@ -27,8 +27,11 @@ struct wild_guest {
     size_t handle_count;
 };
 
-/* Create a loopback for such guests, with options by `how`: all that can be negotiated is, or nothing. */
+/* Create a loopback for such guests, with options by `how`: all that can be negotiated is, or nothing; with bit 3 the directory is
+ * also mounted at "/a", "/a/b" and "/c/d", as mounts 1 to 3. */
 void wild_loopback_create(struct loopback *loopback, uint8_t how);
+/* Mount it once more, in a loopback with that bit. The mount. */
+uint16_t wild_loopback_mount(struct loopback *loopback, const char *path);
 /* Begin as the calling thread; it knows the root alone. End: the thread is as every other again, then detached. */
 void wild_guest_begin(struct wild_guest *guest, struct loopback *loopback);
 void wild_guest_end(struct wild_guest *guest);

@@ -1,4 +1,4 @@
-"""A tmpfs that nobody but this process sees, and that goes with its descriptor: fsopen(2), fsmount(2)."""
+"""Mounts that nobody but this process sees, and that go with a descriptor: fsopen(2), fsmount(2)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def _call(number: int, *arguments: int | bytes | None) -> int:
 
 
 @contextmanager
-def detached_tmpfs(**options: str) -> Iterator[Path]:
-    """Provide the root of a tmpfs with these mount options; OSError where that is not allowed."""
-    context = _call(_FSOPEN, b"tmpfs", 0)
+def detached(kind: str, *options: tuple[str, str]) -> Iterator[Path]:
+    """Provide the root of a new file system with these mount options; OSError where that is not allowed."""
+    context = _call(_FSOPEN, kind.encode(), 0)
     try:
-        for key, value in options.items():
+        for key, value in options:
             _call(_FSCONFIG, context, _SET_STRING, key.encode(), value.encode(), 0)
         _call(_FSCONFIG, context, _CREATE, None, None, 0)
         mount = _call(_FSMOUNT, context, 0, 0)
@@ -36,3 +36,10 @@ def detached_tmpfs(**options: str) -> Iterator[Path]:
         yield Path(f"/proc/self/fd/{mount}")
     finally:
         os.close(mount)
+
+
+@contextmanager
+def detached_tmpfs(**options: str) -> Iterator[Path]:
+    """Provide the root of a tmpfs with these mount options; OSError where that is not allowed."""
+    with detached("tmpfs", *options.items()) as root:
+        yield root

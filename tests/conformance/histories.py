@@ -99,12 +99,15 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
-        directory = self.stack.enter_context(
-            detached_tmpfs(size=str(SIZE), nr_inodes=str(INODES), mode="755")
-        )
-        self.real: Place = HostPlace(directory)
+        self.real = self.host()
         self.checked = self.subject()
         self.files: list[tuple[OpenFile, OpenFile]] = []
+
+    def host(self) -> Place:
+        """Return what it is compared with: a tmpfs, which is small where space is compared."""
+        size, inodes = (SIZE, INODES) if self.exact else (SIZE << 10, INODES << 10)
+        directory = detached_tmpfs(size=str(size), nr_inodes=str(inodes), mode="755")
+        return HostPlace(self.stack.enter_context(directory))
 
     def subject(self) -> Place:
         """Return what is checked, for as long as self.stack."""

@@ -65,7 +65,7 @@ class InProcessClient(FuseClient):
 
 @contextmanager
 def mounted(filesystem: Filesystem[Any]) -> Iterator[InProcessClient]:
-    """Serve a file system in this process; every request must have been answered at the end."""
+    """Serve a file system in this process; at the end all is answered, and no fault of it was met."""
     loop = asyncio.new_event_loop()
 
     async def begin() -> Client:
@@ -84,5 +84,6 @@ def mounted(filesystem: Filesystem[Any]) -> Iterator[InProcessClient]:
         finally:
             loop.run_until_complete(end(kernel))
         assert not kernel.channel.requests
+        assert kernel.session.faults == 0
     finally:
         loop.close()

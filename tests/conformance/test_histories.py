@@ -10,6 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.conformance.histories import INODES, SIZE, Histories
 from tests.conformance.in_process import mounted
+from tests.conformance.overlay_histories import KernelHistories, OverlayHistories
 from tests.conformance.place import Place
 from tests.conformance.requests import RequestPlace
 from vhostfs.backends.memory import MemoryFilesystem
@@ -27,10 +28,19 @@ class MemoryHistories(Histories):
         )
 
 
-@pytest.mark.parametrize("histories", [MemoryHistories], ids=["memory"])
+@pytest.mark.parametrize(
+    ("histories", "examples"),
+    [
+        pytest.param(MemoryHistories, 25, id="memory"),
+        pytest.param(OverlayHistories, 8, id="overlay"),
+        pytest.param(KernelHistories, 4, id="overlay beside overlayfs"),
+    ],
+)
 @pytest.mark.timeout(3600 if EXAMPLES else 120)
-def test_any_history_goes_as_on_the_host(histories: type[Histories]) -> None:
+def test_any_history_goes_as_on_the_host(histories: type[Histories], examples: int) -> None:
     run_state_machine_as_test(
         histories,
-        settings=settings(max_examples=EXAMPLES or 25, stateful_step_count=40, derandomize=not EXAMPLES),
+        settings=settings(
+            max_examples=EXAMPLES or examples, stateful_step_count=40, derandomize=not EXAMPLES
+        ),
     )

@@ -20,6 +20,8 @@ class NamedSettings(Backend):
     filesystem: str
     """MODULE:NAME."""
     arguments: dict[str, Any] = field(default_factory=dict)
+    # Other types know by themselves; of this one only who names it does.
+    network: bool = False  # type: ignore[misc]
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a name."""

@@ -60,6 +60,8 @@ class MountLine(Message):
     device: str
     place: str
     type: str
+    faults: int = 0
+    """Operations that failed by a fault of a file system in Python, which the daemon's log tells."""
 
 
 class Answer(Message):

@@ -25,7 +25,7 @@ from vhostfs.backends.opening import Passed, passing
 from vhostfs.config.model import MOUNT_DESCRIPTORS_MINIMUM, FilesystemSettings, PassthroughSettings
 from vhostfs.config.schema import parse_mount
 from vhostfs.control import messages
-from vhostfs.devices import native_flags, passthrough_options
+from vhostfs.devices import native_mount
 from vhostfs.errors import ConfigurationError
 from vhostfs.filesystem import Filesystem
 from vhostfs.made_device import MadeDevice, NativeMount, PythonMount, close_quietly
@@ -156,7 +156,7 @@ def _told(error: OSError) -> str:
 
 def _lines(control: Control) -> tuple[messages.MountLine, ...]:
     return tuple(
-        messages.MountLine(device=name, place=str(mount.place), type=mount.type)
+        messages.MountLine(device=name, place=str(mount.place), type=mount.type, faults=mount.faults)
         for name, device in control.devices.items()
         for mount in device.mounts()
     )
@@ -202,7 +202,7 @@ def _native(settings: PassthroughSettings, passed: Passed) -> NativeMount:
     sandbox = Sandbox({settings.shared_dir: root}, passed.proc_self_descriptor)
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     budget = settings.descriptors or max(limit // _DESCRIPTOR_SHARE, MOUNT_DESCRIPTORS_MINIMUM)
-    return NativeMount(passthrough_options(settings, sandbox, budget), native_flags(settings))
+    return native_mount(settings, sandbox, budget)
 
 
 def _open(settings: FilesystemSettings, passed: Passed) -> Filesystem[Any]:

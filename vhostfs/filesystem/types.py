@@ -96,6 +96,8 @@ class Entry:
     generation: int = 0
     entry_seconds: float | None = None
     attr_seconds: float | None = None
+    wire: tuple[object, int, bytes] | None = field(default=None, init=False, repr=False, compare=False)
+    """A session's: the packed form, once it was made."""
 
 
 @dataclass(frozen=True, slots=True)

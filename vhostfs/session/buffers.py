@@ -51,6 +51,11 @@ class Loan:
         self.size = size
         """How many bytes the request is about."""
 
+    def lend(self, token: int, size: int) -> None:
+        """Begin anew, for another request: where nobody has it, or memory of it, any more."""
+        self._token = token
+        self.size = size
+
     def _held(self) -> int:
         token = self._token
         if token == 0:
@@ -119,6 +124,12 @@ class GuestReadBuffer(Loan):
     """vhostfs.filesystem.ReadBuffer over the payload's room of a READ."""
 
     _filled = 0
+
+    def lend(self, token: int, size: int) -> None:
+        """Begin anew, with nothing filled."""
+        self._token = token
+        self.size = size
+        self._filled = 0
 
     def _memory(self, token: int) -> Sequence[memoryview]:
         return self._channel.reply_segments(token, self.size)

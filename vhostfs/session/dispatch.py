@@ -32,6 +32,10 @@ type Finish = Callable[[int, Any, Any], None]
 """(token, result, context): reply. Raises what the file system did wrong, and has not replied then."""
 
 
+type AtOnce = Callable[[int, Caller, int, memoryview, int, int, int, int], tuple[Any, Any] | None]
+"""As Begin, and finishes where the method has answered as most do: None then."""
+
+
 class Operation(NamedTuple):
     """How one opcode is answered."""
 
@@ -42,6 +46,8 @@ class Operation(NamedTuple):
     asynchronous: bool
     """The method is `async def`: its result is a coroutine."""
     name: str
+    at_once: AtOnce | None = None
+    """Instead of begin, where the method is `def`, for the requests that come most: one call for both."""
 
 
 class Parts(NamedTuple):
@@ -63,6 +69,8 @@ class Parts(NamedTuple):
 
 
 NAME_MAX: Final = 255
+
+_DOT: Final = ord(".")
 
 _EXTENSION_LENGTH: Final = Struct("<H")
 _BEFORE_ARGUMENTS: Final = 4
@@ -102,7 +110,14 @@ def checked_name(name: bytes, dots: int) -> str:
 
 def one_name(batch: memoryview, begin: int, end: int, dots: int) -> str:
     """Return the name that begins there."""
-    return checked_name(string(batch, begin, end)[0], dots)
+    text = bytes(batch[begin:end])
+    length = text.find(0)
+    name = text[:length]
+    if 0 < length <= NAME_MAX and b"/" not in name and not (dots and name[0] == _DOT):
+        return name.decode("utf-8", "surrogateescape")
+    if length < 0:
+        raise refused(errno.EIO)
+    return checked_name(name, dots)
 
 
 def read_groups(batch: memoryview, at: int, end: int, caller: Caller) -> int:

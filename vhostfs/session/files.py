@@ -6,6 +6,7 @@ import errno
 from collections.abc import Callable
 from functools import partial
 from struct import Struct
+from sys import getrefcount
 from typing import Any, Final
 
 from vhostfs.filesystem import LOCK_END, Caller, Lock, LockType, OpenReplyFlags, WriteFlags
@@ -13,6 +14,7 @@ from vhostfs.fuse_abi.flags import FsyncFlags, InitFlags, IoctlFlags, LockFlags
 from vhostfs.fuse_abi.opcodes import Opcode
 from vhostfs.session.buffers import GuestReadBuffer, GuestWriteBuffer, Loan
 from vhostfs.session.dispatch import (
+    AtOnce,
     Begin,
     Finish,
     Operation,
@@ -51,8 +53,8 @@ _IOCTL_DIR: Final = int(IoctlFlags.DIR)
 _CREATION_FLAGS: Final = 0o100 | 0o200
 """O_CREAT and O_EXCL, which an OPEN never means."""
 
-ANSWERED: Final = object()
-"""The result of a read or write whose method raised, and whose answer waits or was given."""
+_OURS: Final = 3
+"""References to a buffer that nobody else has, as getrefcount counts them: two names, and its argument."""
 
 
 def file_operations(parts: Parts) -> dict[int, Operation]:
@@ -60,8 +62,11 @@ def file_operations(parts: Parts) -> dict[int, Operation]:
     return {**_opening(parts), **_data(parts), **_ranges(parts), **_locks(parts), **_other(parts)}
 
 
-def _operation(parts: Parts, name: str, minimum: int, begin: Begin, finish: Finish) -> Operation:
-    return Operation(minimum, begin, finish, is_asynchronous(getattr(parts.filesystem, name)), name)
+def _operation(
+    parts: Parts, name: str, minimum: int, begin: Begin, finish: Finish, at_once: AtOnce | None = None
+) -> Operation:
+    later = is_asynchronous(getattr(parts.filesystem, name))
+    return Operation(minimum, begin, finish, later, name, None if later else at_once)
 
 
 def _opening(parts: Parts) -> dict[int, Operation]:
@@ -152,7 +157,6 @@ def _data(parts: Parts) -> dict[int, Operation]:
     reply, reply_stored, reply_error = channel.reply, channel.reply_stored, channel.reply_error
     file = parts.handles.file
     read_method, write_method = filesystem.read, filesystem.write
-    reads_later, writes_later = is_asynchronous(read_method), is_asynchronous(write_method)
     unpack_read, unpack_write = _READ_IN.unpack_from, _WRITE_IN.unpack_from
     pack_written = _WRITE_OUT.pack
 
@@ -164,13 +168,38 @@ def _data(parts: Parts) -> dict[int, Operation]:
         if offset >> 63:
             raise refused(errno.EINVAL)
         buffer = GuestReadBuffer(channel, token, size if size <= room else room)
-        if reads_later:
-            return read_method(caller, node, handle, offset, buffer), buffer
+        return read_method(caller, node, handle, offset, buffer), buffer
+
+    read_buffer = GuestReadBuffer(channel, 0, 0)
+    """The last one, which serves again where nobody else has it."""
+
+    def read_at_once(
+        token: int, caller: Caller, node: int, batch: memoryview, at: int, _end: int, room: int, _data: int
+    ) -> tuple[Any, Any] | None:
+        nonlocal read_buffer
+        fh, offset, size = unpack_read(batch, at)
+        handle = file(fh, node)
+        if offset >> 63:
+            raise refused(errno.EINVAL)
+        size = size if size <= room else room
+        buffer = read_buffer
+        if getrefcount(buffer) == _OURS and not buffer.entangled:
+            buffer.lend(token, size)
+        else:
+            buffer = read_buffer = GuestReadBuffer(channel, token, size)
         try:
-            return read_method(caller, node, handle, offset, buffer), buffer
+            result: Any = read_method(caller, node, handle, offset, buffer)
         except BaseException as error:
             fail(token, error, "read", buffer)
-            return ANSWERED, buffer
+            return None
+        kind = type(result)
+        if (kind is bytes or kind is memoryview) and not buffer.entangled:
+            given = len(result) if kind is bytes else result.nbytes
+            if given <= size:
+                buffer.end()
+                reply(token, result)
+                return None
+        return result, buffer
 
     def finish_read(token: int, result: Any, buffer: Any) -> None:
         if type(result) is bytes:
@@ -181,8 +210,6 @@ def _data(parts: Parts) -> dict[int, Operation]:
                 reply(token, result)
                 return
             answer = partial(reply, token, result)
-        elif result is ANSWERED:
-            return
         elif isinstance(result, int):
             if not 0 <= result <= buffer.size:
                 raise too_much(result, buffer.size)
@@ -223,17 +250,37 @@ def _data(parts: Parts) -> dict[int, Operation]:
         if (offset + size) >> 63:
             raise refused(errno.EINVAL)
         buffer = GuestWriteBuffer(channel, token, size)
-        if writes_later:
-            return write_method(caller, node, handle, offset, buffer, _WRITE_FLAGS[flags & 7]), buffer
+        return write_method(caller, node, handle, offset, buffer, _WRITE_FLAGS[flags & 7]), buffer
+
+    write_buffer = GuestWriteBuffer(channel, 0, 0)
+
+    def write_at_once(
+        token: int, caller: Caller, node: int, batch: memoryview, at: int, _end: int, _room: int, data: int
+    ) -> tuple[Any, Any] | None:
+        nonlocal write_buffer
+        fh, offset, size, flags = unpack_write(batch, at)
+        handle = file(fh, node)
+        if size != data:
+            raise refused(errno.EIO)
+        if (offset + size) >> 63:
+            raise refused(errno.EINVAL)
+        buffer = write_buffer
+        if getrefcount(buffer) == _OURS and not buffer.entangled:
+            buffer.lend(token, size)
+        else:
+            buffer = write_buffer = GuestWriteBuffer(channel, token, size)
         try:
-            return write_method(caller, node, handle, offset, buffer, _WRITE_FLAGS[flags & 7]), buffer
+            result = write_method(caller, node, handle, offset, buffer, _WRITE_FLAGS[flags & 7])
         except BaseException as error:
             fail(token, error, "write", buffer)
-            return ANSWERED, buffer
+            return None
+        if type(result) is int and 0 <= result <= size and not buffer.entangled:
+            buffer.end()
+            reply(token, pack_written(result, 0))
+            return None
+        return result, buffer
 
     def finish_write(token: int, result: Any, buffer: Any) -> None:
-        if result is ANSWERED:
-            return
         if not 0 <= result <= buffer.size:
             raise too_much(result, buffer.size)
         if buffer.entangled:
@@ -243,8 +290,8 @@ def _data(parts: Parts) -> dict[int, Operation]:
             reply(token, pack_written(result, 0))
 
     return {
-        Opcode.READ: Operation(_IO_IN_SIZE, begin_read, finish_read, reads_later, "read"),
-        Opcode.WRITE: Operation(_IO_IN_SIZE, begin_write, finish_write, writes_later, "write"),
+        Opcode.READ: _operation(parts, "read", _IO_IN_SIZE, begin_read, finish_read, read_at_once),
+        Opcode.WRITE: _operation(parts, "write", _IO_IN_SIZE, begin_write, finish_write, write_at_once),
     }
 
 

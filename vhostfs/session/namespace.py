@@ -8,10 +8,11 @@ import time
 from struct import Struct
 from typing import Any, Final
 
-from vhostfs.filesystem import Caller, RenameFlags, SetAttr
+from vhostfs.filesystem import Attr, Caller, Entry, RenameFlags, SetAttr
 from vhostfs.fuse_abi.flags import GetattrFlags, InitFlags, SetattrValid, SetxattrFlags
 from vhostfs.fuse_abi.opcodes import Opcode
 from vhostfs.session.dispatch import (
+    AtOnce,
     Begin,
     Finish,
     Operation,
@@ -26,7 +27,7 @@ from vhostfs.session.dispatch import (
     refused,
     string,
 )
-from vhostfs.session.replies import packed_statfs
+from vhostfs.session.replies import packed_attr, packed_statfs
 
 _GETATTR_IN: Final = Struct("<IIQ")
 _SETATTR_IN: Final = Struct("<I4xQQQqqqIIII4xII4x")
@@ -58,8 +59,11 @@ def namespace_operations(parts: Parts) -> dict[int, Operation]:
     return {**_attributes(parts), **_creations(parts), **_names(parts), **_xattrs(parts)}
 
 
-def _operation(parts: Parts, name: str, minimum: int, begin: Begin, finish: Finish) -> Operation:
-    return Operation(minimum, begin, finish, is_asynchronous(getattr(parts.filesystem, name)), name)
+def _operation(
+    parts: Parts, name: str, minimum: int, begin: Begin, finish: Finish, at_once: AtOnce | None = None
+) -> Operation:
+    later = is_asynchronous(getattr(parts.filesystem, name))
+    return Operation(minimum, begin, finish, later, name, None if later else at_once)
 
 
 def _attributes(parts: Parts) -> dict[int, Operation]:
@@ -74,6 +78,18 @@ def _attributes(parts: Parts) -> dict[int, Operation]:
     ) -> tuple[Any, Any]:
         flags, _, fh = unpack_getattr(batch, at)
         return getattr_method(caller, node, either(fh, node) if flags & _HAS_HANDLE else None), None
+
+    attr_prefix = parts.replies.attr_prefix
+
+    def getattr_at_once(
+        token: int, caller: Caller, node: int, batch: memoryview, at: int, _end: int, _room: int, _data: int
+    ) -> tuple[Any, Any] | None:
+        flags, _, fh = unpack_getattr(batch, at)
+        result = getattr_method(caller, node, either(fh, node) if flags & _HAS_HANDLE else None)
+        if type(result) is not Attr:
+            return result, None
+        reply(token, attr_prefix + (result.wire or packed_attr(result)))
+        return None
 
     def begin_setattr(
         _token: int, caller: Caller, node: int, batch: memoryview, at: int, _end: int, _room: int, _data: int
@@ -118,7 +134,7 @@ def _attributes(parts: Parts) -> dict[int, Operation]:
 
     attr = finish_attr(parts)
     return {
-        Opcode.GETATTR: _operation(parts, "getattr", _GETATTR_IN.size, begin_getattr, attr),
+        Opcode.GETATTR: _operation(parts, "getattr", _GETATTR_IN.size, begin_getattr, attr, getattr_at_once),
         Opcode.SETATTR: _operation(parts, "setattr", _SETATTR_IN.size, begin_setattr, attr),
         Opcode.STATX: _operation(parts, "statx", _STATX_IN.size, begin_statx, finish_statx),
         Opcode.ACCESS: _operation(parts, "access", 8, begin_access, finish_empty(parts)),
@@ -216,6 +232,18 @@ def _names(parts: Parts) -> dict[int, Operation]:
         else:
             reply_error(token, errno.ENOENT)
 
+    def lookup_at_once(
+        token: int, caller: Caller, node: int, batch: memoryview, at: int, end: int, _room: int, _data: int
+    ) -> tuple[Any, Any] | None:
+        result = lookup_method(caller, node, one_name(batch, at, end, 0))
+        if type(result) is Entry:
+            reply(token, entry_out(result))
+        elif result is None and negative is not None:
+            reply(token, negative)
+        else:
+            return result, None
+        return None
+
     def begin_unlink(
         _token: int, caller: Caller, node: int, batch: memoryview, at: int, end: int, _room: int, _data: int
     ) -> tuple[Any, Any]:
@@ -250,7 +278,7 @@ def _names(parts: Parts) -> dict[int, Operation]:
 
     empty = finish_empty(parts)
     return {
-        Opcode.LOOKUP: _operation(parts, "lookup", 0, begin_lookup, finish_lookup),
+        Opcode.LOOKUP: _operation(parts, "lookup", 0, begin_lookup, finish_lookup, lookup_at_once),
         Opcode.UNLINK: _operation(parts, "unlink", 0, begin_unlink, empty),
         Opcode.RMDIR: _operation(parts, "rmdir", 0, begin_rmdir, empty),
         Opcode.RENAME: _operation(parts, "rename", 8, begin_rename, empty),

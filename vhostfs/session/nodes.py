@@ -50,6 +50,19 @@ class Nodes:
         self.known[nodeid] = node
         return nodeid
 
+    def is_lasting(self, nodeid: int) -> bool:
+        """Tell whether `enter` answers the same whenever it is asked: the number is the node's own."""
+        return not nodeid & FAR
+
+    def enter_again(self, nodeid: int) -> None:
+        """Count one lookup of a node by its nodeid, which is a lasting one."""
+        held = self._lookups.get(nodeid)
+        if held is not None:
+            self._lookups[nodeid] = held + 1
+        elif nodeid != self.root:
+            self._lookups[nodeid] = 1
+            self.known[nodeid] = nodeid & (FAR - 1)
+
     def _far_nodeid(self, node: int) -> int:
         if not 0 < node < NODE_LIMIT:
             raise ValueError(f"{node} is no number for a node")

@@ -93,6 +93,8 @@ class Replies(NamedTuple):
     """fuse_entry_out for a name that is missing; None where the kernel shall not remember that."""
     statx: Callable[[StatX], bytes]
     """fuse_statx_out."""
+    attr_prefix: bytes
+    """What stands before fuse_attr in fuse_attr_out."""
 
 
 def make_replies(options: Options, nodes: Nodes) -> Replies:
@@ -102,12 +104,18 @@ def make_replies(options: Options, nodes: Nodes) -> Replies:
     attr_prefix = _ATTR_VALID.pack(attr_seconds, attr_nanoseconds, 0)
     validity = _VALIDITY.pack(entry_seconds, attr_seconds, entry_nanoseconds, attr_nanoseconds)
     pack_node, pack_validity = _NODE.pack, _VALIDITY.pack
-    enter, leave = nodes.enter, nodes.leave
+    enter, again, leave = nodes.enter, nodes.enter_again, nodes.leave
+    key = object()
+    """Marks what was packed here: others have other mounts and other options."""
 
     def attr_out(attr: Attr) -> bytes:
         return attr_prefix + (attr.wire or packed_attr(attr))
 
     def entry_out(entry: Entry) -> bytes:
+        wire = entry.wire
+        if wire is not None and wire[0] is key:
+            again(wire[1])
+            return wire[2]
         attr = entry.attr
         packed = attr.wire or packed_attr(attr)
         node = entry.node
@@ -126,10 +134,13 @@ def make_replies(options: Options, nodes: Nodes) -> Replies:
             valid = pack_validity(entry_s, attr_s, entry_ns, attr_ns)
         nodeid = enter(attr.ino if node is None else node)
         try:
-            return pack_node(nodeid, entry.generation) + valid + packed
+            out = pack_node(nodeid, entry.generation) + valid + packed
         except BaseException:
             leave(nodeid, 1)
             raise
+        if nodes.is_lasting(nodeid):
+            _SET(entry, "wire", (key, nodeid, out))
+        return out
 
     def statx_out(answer: StatX) -> bytes:
         attr = answer.attr
@@ -164,4 +175,4 @@ def make_replies(options: Options, nodes: Nodes) -> Replies:
     negative = None
     if negative_seconds or negative_nanoseconds:
         negative = _NODE.pack(0, 0) + _VALIDITY.pack(negative_seconds, 0, negative_nanoseconds, 0) + bytes(88)
-    return Replies(attr_out, entry_out, negative, statx_out)
+    return Replies(attr_out, entry_out, negative, statx_out, attr_prefix)

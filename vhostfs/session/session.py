@@ -7,10 +7,11 @@ import errno
 import logging
 import os
 import traceback
-from collections.abc import Awaitable, Buffer, Callable
+from collections.abc import Awaitable, Buffer, Callable, Sized
 from enum import Enum, auto
 from functools import partial
 from struct import Struct
+from sys import getrefcount
 from typing import Any, Final
 
 from vhostfs.filesystem import Caller, Filesystem, implemented
@@ -51,6 +52,9 @@ _PATIENCE_SECONDS: Final = 10.0
 """After how long a task that ignores its cancellation is told of in the log, and cancelled again."""
 
 _KNOWN_TYPES: Final = 256
+
+_OURS: Final = 3
+"""References to a Caller that nobody else has, as getrefcount counts them: two names, and its argument."""
 
 _DEFAULT_LOGGER: Final = logging.getLogger("vhostfs.session")
 
@@ -142,6 +146,8 @@ class Session:
         self._uniques: dict[int, int] = {}
         self._cancelled: set[int] = set()
         self._flushing = False
+        self._caller = RequestCaller(0, 0, 0, 0, self._cancelled)
+        """The last one of a `def`, which serves again where nobody else has it."""
         self._plain: set[type] = {type(None), int, bytes, bytearray}
 
     # ---- What tests and metrics look at ----
@@ -161,30 +167,39 @@ class Session:
         """Return how many operations are under way."""
         return len(self._running)
 
+    @property
+    def tasks(self) -> Sized:
+        """Return what counts the operations that are under way, at any time: empty where none is."""
+        return self._running
+
     # ---- Requests ----
 
-    def receive(self, batch: memoryview) -> None:
-        """Take a batch of records: answer what can be answered at once, begin a task for the rest."""
+    def receive(self, batch: memoryview, size: int | None = None) -> None:
+        """Take a batch of records: answer what can be answered at once, begin a task for the rest.
+
+        The records are the first `size` bytes, or all of them.
+        """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         self._flushing = True
         reply_error, cancelled, plain = self._channel.reply_error, self._cancelled, self._plain
         unpack, fail, spawn = _HEAD.unpack_from, self._fail, self._spawn
         table, known = self._table, self._nodes.known
-        position, end = 0, len(batch)
+        position, end = 0, len(batch) if size is None else size
+        own = self._caller
         while end - position >= _HEAD_SIZE:
-            token, kind, size, room, data, _, opcode, unique, nodeid, uid, gid, pid, _, _ = unpack(
+            token, kind, length, room, data, _, opcode, unique, nodeid, uid, gid, pid, _, _ = unpack(
                 batch, position
             )
             at = position + _HEAD_SIZE
-            stop = position + _RECORD_SIZE + size
+            stop = position + _RECORD_SIZE + length
             operation = table.get(opcode)
-            if kind or not token or operation is None or size < _HEADER_SIZE or stop > end:
-                position = self._receive_rarity(batch, position)
+            if kind or not token or operation is None or length < _HEADER_SIZE or stop > end:
+                position = self._receive_rarity(batch, position, end)
                 table, known = self._table, self._nodes.known
                 continue
             position = (stop + 7) & -8
-            minimum, begin, finish, asynchronous, name = operation
+            minimum, begin, finish, asynchronous, name, at_once = operation
             node = known.get(nodeid)
             if node is None:
                 if opcode not in _WITHOUT_NODE:
@@ -193,6 +208,20 @@ class Session:
                 node = 0
             if stop - at < minimum:
                 reply_error(token, errno.EIO)
+                continue
+            if at_once is not None:
+                own.uid, own.gid, own.pid, own._token = uid, gid, pid, token
+                try:
+                    outcome = at_once(token, own, node, batch, at, stop, room, data)
+                except BaseException as error:
+                    fail(token, error, name, None)
+                    outcome = None
+                if outcome is not None:
+                    self._go_on(token, unique, outcome, finish, name)
+                    outcome = None
+                if getrefcount(own) != _OURS:
+                    # Somebody has kept it, or is still at work with it.
+                    own = self._caller = RequestCaller(0, 0, 0, 0, cancelled)
                 continue
             context = None
             try:
@@ -214,9 +243,20 @@ class Session:
                 fail(token, error, name, context)
             result = context = None
         while position < end:
-            position = self._receive_rarity(batch, position)
+            position = self._receive_rarity(batch, position, end)
         self._channel.flush()
         self._flushing = False
+
+    def _go_on(self, token: int, unique: int, outcome: tuple[Any, Any], finish: Finish, name: str) -> None:
+        """Finish what was begun at once and has answered as few do."""
+        result, context = outcome
+        try:
+            if type(result) not in self._plain and self._is_awaitable(result):
+                self._spawn(token, unique, result, finish, context, name)
+            else:
+                finish(token, result, context)
+        except BaseException as error:
+            self._fail(token, error, name, context)
 
     def _is_awaitable(self, result: object) -> bool:
         kind = type(result)
@@ -226,9 +266,8 @@ class Session:
             self._plain.add(kind)
         return False
 
-    def _receive_rarity(self, batch: memoryview, position: int) -> int:
+    def _receive_rarity(self, batch: memoryview, position: int, end: int) -> int:
         """Take any record but a request for an operation that is served; return where the next one begins."""
-        end = len(batch)
         if end - position < _RECORD_SIZE:
             return end
         token, kind, size, room, _ = RECORD.unpack_from(batch, position)

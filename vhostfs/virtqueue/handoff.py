@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Buffer, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Buffer, Callable, Sequence, Sized
+from typing import Any, Final, Protocol
 
 from vhostfs._core import ffi, lib
 from vhostfs.fuse_abi.opcodes import NotifyCode
@@ -26,8 +26,22 @@ PATIENCE_NANOSECONDS: Final = 50_000
 ROUNDS: Final = 64
 """How often it does so, as long as requests come, before it looks after all else in any case."""
 
+_BYTES: Final = ffi.typeof("uint8_t[]")
+
 _SEGMENTS: Final = 64
 """Segments that are asked for at first: a READ of 256 KiB in single pages."""
+
+
+class _Reply(Protocol):
+    def __call__(self, token: int, payload: Buffer) -> None: ...
+
+
+class _ReplyStored(Protocol):
+    def __call__(self, token: int, size: int) -> None: ...
+
+
+class _ReplyError(Protocol):
+    def __call__(self, token: int, error: int) -> None: ...
 
 
 class Handoff:
@@ -48,29 +62,28 @@ class Handoff:
         self._arena = ffi.cast("uint8_t *", self._batch)
         self._view = memoryview(ffi.buffer(self._batch)).toreadonly()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._receive: Callable[[memoryview], None] | None = None
+        self._receive: Callable[[memoryview, int], None] | None = None
         self._pumping = False
-        self._null = ffi.NULL
+        self.reply, self.reply_stored, self.reply_error = self._answers()
 
-    def start(self, receive: Callable[[memoryview], None]) -> None:
-        """Bring batches to `receive` on the running event loop, from now on."""
+    def start(self, receive: Callable[[memoryview, int], None]) -> None:
+        """Bring batches to `receive`, with their sizes, on the running event loop, from now on."""
         self._loop = loop = asyncio.get_running_loop()
         take, handle, arena, view = lib.vhostfs_handoff_take, self._handle, self._arena, self._view
 
         def ready() -> None:
             taken = take(handle, arena, BATCH_BYTES, BATCH)
             if taken > 0:
-                with view[:taken] as batch:
-                    receive(batch)
+                receive(view, taken)
 
         self._receive = receive
         loop.add_reader(lib.vhostfs_handoff_fd(handle), ready)
 
-    def read_fuse(self, idle: Callable[[], bool]) -> Callable[[], None]:
+    def read_fuse(self, tasks: Sized) -> Callable[[], None]:
         """Read the requests of the device's /dev/fuse on the event loop, as no thread does.
 
         Return how to end that. No other thread is woken for a request. The loop sleeps for the next one a
-        moment after each, where `idle` says that no operation waits: its turns cost more than most requests.
+        moment after each, while `tasks` is empty: its turns cost more than most requests.
         """
         loop, receive = self._loop, self._receive
         assert loop is not None
@@ -87,9 +100,8 @@ class Handoff:
                     taken = pump(handle, device, arena, BATCH_BYTES, BATCH, patience)
                     if taken <= 0:
                         break
-                    with view[:taken] as batch:
-                        receive(batch)
-                    patience = PATIENCE_NANOSECONDS if idle() else 0
+                    receive(view, taken)
+                    patience = 0 if tasks else PATIENCE_NANOSECONDS
             finally:
                 self._pumping = False
                 self.flush()
@@ -111,21 +123,32 @@ class Handoff:
 
     # ---- vhostfs.session.channel.Channel ----
 
-    def reply(self, token: int, payload: Buffer) -> None:
-        """Answer with these bytes; EIO where there is no room for them."""
-        if isinstance(payload, bytes):
-            lib.vhostfs_handoff_answer(self._handle, token, 0, payload, len(payload))
-        else:
-            source = ffi.from_buffer("uint8_t[]", payload)
-            lib.vhostfs_handoff_answer(self._handle, token, 0, source, len(source))
+    def _answers(self) -> tuple[_Reply, _ReplyStored, _ReplyError]:
+        """Return the ways to answer, with all at hand that they need: each is called once a request."""
+        answer, handle, null, from_buffer = (
+            lib.vhostfs_handoff_answer,
+            self._handle,
+            ffi.NULL,
+            ffi.from_buffer,
+        )
 
-    def reply_stored(self, token: int, size: int) -> None:
-        """Answer with the first bytes of what was stored."""
-        lib.vhostfs_handoff_answer(self._handle, token, 0, self._null, size)
+        def reply(token: int, payload: Buffer) -> None:
+            """Answer with these bytes; EIO where there is no room for them."""
+            if type(payload) is bytes:
+                answer(handle, token, 0, payload, len(payload))
+            else:
+                source = from_buffer(_BYTES, payload)
+                answer(handle, token, 0, source, len(source))
 
-    def reply_error(self, token: int, error: int) -> None:
-        """Answer with an errno."""
-        lib.vhostfs_handoff_answer(self._handle, token, error, self._null, 0)
+        def reply_stored(token: int, size: int) -> None:
+            """Answer with the first bytes of what was stored."""
+            answer(handle, token, 0, null, size)
+
+        def reply_error(token: int, error: int) -> None:
+            """Answer with an errno."""
+            answer(handle, token, error, null, 0)
+
+        return reply, reply_stored, reply_error
 
     def flush(self) -> None:
         """Let the guest see what was answered."""
@@ -153,12 +176,12 @@ class Handoff:
 
     def store(self, token: int, offset: int, data: Buffer) -> int:
         """Copy bytes into the payload's room."""
-        source = ffi.from_buffer("uint8_t[]", data)
+        source = ffi.from_buffer(_BYTES, data)
         return _checked(lib.vhostfs_handoff_store(self._handle, token, offset, source, len(source)))
 
     def load(self, token: int, offset: int, target: Buffer) -> int:
         """Copy data of a WRITE."""
-        room = ffi.from_buffer("uint8_t[]", target, require_writable=True)
+        room = ffi.from_buffer(_BYTES, target, require_writable=True)
         return _checked(lib.vhostfs_handoff_load(self._handle, token, offset, room, len(room)))
 
     def read_from_fd(self, token: int, position: int, size: int, descriptor: int, offset: int) -> int:
@@ -179,7 +202,7 @@ class Handoff:
 
         By a thread of its own: the kernel may hold a lock for a request that this loop is to answer first.
         """
-        pieces = [ffi.from_buffer("uint8_t[]", piece) for piece in payload]
+        pieces = [ffi.from_buffer(_BYTES, piece) for piece in payload]
         segments = ffi.new("struct vhostfs_segment[]", [(piece, len(piece)) for piece in pieces])
         _checked(lib.vhostfs_device_notify(self._device.handle, code, segments, len(pieces)))
 

@@ -10,7 +10,9 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -343,19 +345,21 @@ sys.exit(cli.daemon_main())
 
 
 @pytest.fixture
-def owned(share: Path) -> Path:
-    """The share as the user's own, in a place that the user reaches."""
-    for path in (share, *share.iterdir(), share.parent):
-        os.chown(path, USER, USER)
-    for path in (share.parent.parent, share.parent.parent.parent):
-        path.chmod(0o755)
-    return share
+def home() -> Iterator[Path]:
+    """A directory of the user's, where it reaches it: each run of pytest keeps users out of pytest's own."""
+    with TemporaryDirectory(prefix="vhostfs-home-") as directory:
+        os.chown(directory, USER, USER)
+        share = Path(directory) / "share"
+        share.mkdir()
+        os.chown(share, USER, USER)
+        yield Path(directory)
 
 
 @needs_root
 @pytest.mark.parametrize("sandbox", ["namespace", "none"])
-def test_a_user_serves_its_own_files_as_roots_of_the_guest(owned: Path, socket: Path, sandbox: str) -> None:
-    options = [f"--socket-path={socket}", f"--shared-dir={owned}", f"--sandbox={sandbox}"]
+def test_a_user_serves_its_own_files_as_roots_of_the_guest(home: Path, sandbox: str) -> None:
+    socket, share = home / "socket", home / "share"
+    options = [f"--socket-path={socket}", f"--shared-dir={share}", f"--sandbox={sandbox}"]
     with running_daemon([sys.executable, "-c", AS_A_USER, *options], socket) as daemon:
         with Frontend.start(socket) as frontend:
             client = FuseClient(frontend)
@@ -364,8 +368,8 @@ def test_a_user_serves_its_own_files_as_roots_of_the_guest(owned: Path, socket: 
             assert client.write(entry.nodeid, opened.fh, b"data", 0) == 4
             assert entry.attr.uid == (0 if sandbox == "namespace" else USER)
         assert daemon.stop() == 0
-    assert (owned / "new").read_bytes() == b"data"
-    assert (owned / "new").stat().st_uid == USER
+    assert (share / "new").read_bytes() == b"data"
+    assert (share / "new").stat().st_uid == USER
 
 
 WHOLE_FILE = (1 << 63) - 1

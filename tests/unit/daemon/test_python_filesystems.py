@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tests.frontend.daemons import Daemon, running_daemon
 from tests.frontend.frontend import Frontend
 from tests.unit.daemon.conftest import wait_until_listening
 from tests.unit.daemon.test_daemon import WATCHED
+from vhostfs.control.client import list_mounts
 from vhostfs.errors import StartError
 from vhostfs.filesystem import ROOT, Attr, Caller, Entry, Filesystem, ReadBuffer
 from vhostfs.fuse_abi.opcodes import ROOT_ID, Opcode
@@ -64,6 +65,11 @@ class Note(Filesystem):
 
     def statfs(self, caller, node):
         raise RuntimeError("a fault of the file system's")
+
+
+class Broken(Note):
+    def init(self, session):
+        raise RuntimeError("it cannot begin")
 
 
 note = Note()
@@ -191,22 +197,21 @@ def test_an_operation_that_waits_holds_up_neither_the_next_guest_nor_the_end(
     module: str, socket: Path
 ) -> None:
     with serving(socket, f"{module}:note") as daemon:
-        for _ in range(2):
-            mark = daemon.lines_said
-            with Frontend.start(socket) as frontend:
-                client = FuseClient(frontend)
-                client.init()
-                node = client.lookup(ROOT_ID, b"note").nodeid
-                client.start(Opcode.GETATTR, node, bytes(16), out_size=104)
-                daemon.wait_for_line("waits", after=mark)
-                assert client.read(node, 0, 100) == b"a note"
         with Frontend.start(socket) as frontend:
-            client = FuseClient(frontend)
-            client.init()
-            mark = daemon.lines_said
-            client.start(Opcode.GETATTR, client.lookup(ROOT_ID, b"note").nodeid, bytes(16), out_size=104)
-            daemon.wait_for_line("waits", after=mark)
+            wait_in_vain(daemon, FuseClient(frontend))
+        with Frontend.start(socket) as frontend:
+            wait_in_vain(daemon, FuseClient(frontend))
             assert daemon.stop() == 0
+
+
+def wait_in_vain(daemon: Daemon, client: FuseClient) -> None:
+    """Ask for what is never answered, and for something else meanwhile."""
+    mark = daemon.lines_said
+    client.init()
+    node = client.lookup(ROOT_ID, b"note").nodeid
+    client.start(Opcode.GETATTR, node, bytes(16), out_size=104)
+    daemon.wait_for_line("waits", after=mark)
+    assert client.read(node, 0, 100) == b"a note"
 
 
 def test_a_fault_in_a_file_system_costs_that_request_alone(module: str, socket: Path) -> None:
@@ -220,6 +225,24 @@ def test_a_fault_in_a_file_system_costs_that_request_alone(module: str, socket: 
         daemon.wait_for_line("RuntimeError: a fault of the file system's")
         client.request(Opcode.DESTROY, 0)
         daemon.wait_for_line("faults of the file system in the session that ended: 1")
+
+
+def test_faults_are_counted_where_mounts_are_listed(module: str, tmp_path: Path) -> None:
+    mount = {"type": "python", "filesystem": f"{module}:note"}
+    device = {"tag": "notes", "socket": {"path": f"{tmp_path}/socket"}, "mounts": {"/": mount}}
+    configuration = {"devices": [device], "control": {"path": f"{tmp_path}/control"}}
+    (tmp_path / "vhostfs.yaml").write_text(json.dumps(configuration))
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); {VHOSTFS[2]}"]
+    with (
+        running_daemon([*command, "serve", "--config", "vhostfs.yaml"], tmp_path / "socket"),
+        Frontend.start(tmp_path / "socket") as frontend,
+    ):
+        client = FuseClient(frontend)
+        client.init()
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output error"):
+                client.request(Opcode.STATFS, ROOT_ID, out_size=80)
+        assert [line.faults for line in list_mounts(tmp_path / "control")] == [2]
 
 
 def test_locked_in_nothing_more_is_imported_for_a_file_system(module: str, socket: Path) -> None:
@@ -244,6 +267,50 @@ def test_a_file_configures_file_systems_beside_directories(module: str, tmp_path
     with running_daemon([*environment_module, *command[3:]], tmp_path / "greeting") as daemon:
         assert read_note(tmp_path / "greeting") == b"hello"
         assert daemon.stop() == 0
+
+
+def test_one_daemon_serves_many_devices_at_once_and_a_broken_one_costs_the_others_nothing(
+    module: str, tmp_path: Path
+) -> None:
+    names = [*(f"note{number}" for number in range(8)), "broken"]
+    devices = [
+        {
+            "tag": name,
+            "socket": {"path": f"{tmp_path}/{name}"},
+            "mounts": {"/": {"type": "python", "filesystem": f"{module}:{kind}", "arguments": arguments}},
+        }
+        for name in names
+        for kind, arguments in [("Broken", {}) if name == "broken" else ("write", {"text": name})]
+    ]
+    (tmp_path / "vhostfs.yaml").write_text(json.dumps({"devices": devices}))
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, '.'); {VHOSTFS[2]}"]
+    with running_daemon([*command, "serve", "--config", "vhostfs.yaml"], tmp_path / "broken") as daemon:
+        with ExitStack() as guests:
+            clients = {}
+            for name in names:
+                clients[name] = FuseClient(guests.enter_context(Frontend.start(tmp_path / name)))
+                clients[name].init()
+            waiting = clients["note0"].lookup(ROOT_ID, b"note").nodeid
+            clients["note0"].start(Opcode.GETATTR, waiting, bytes(16), out_size=104)
+            with pytest.raises(OSError, match="Input/output error"):
+                clients.pop("broken").lookup(ROOT_ID, b"note")
+            for name, client in clients.items():
+                assert client.read(client.lookup(ROOT_ID, b"note").nodeid, 0, 100) == name.encode()
+        daemon.wait_for_line("broken: init failed: RuntimeError: it cannot begin")
+        assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_the_host_s_network_is_kept_for_who_needs_it(tmp_path: Path, network: bool) -> None:
+    name = f"{__name__}:Memo"
+    mount = {"type": "python", "filesystem": name, "network": network}
+    device = {"socket": {"path": f"{tmp_path}/socket"}, "mounts": {"/": mount}}
+    (tmp_path / "vhostfs.yaml").write_text(json.dumps({"devices": [device]}))
+    command = [*VHOSTFS, "serve", "--config", f"{tmp_path}/vhostfs.yaml"]
+    with running_daemon(command, tmp_path / "socket") as daemon:
+        namespaces = [Path(f"/proc/{process}/ns/net").readlink() for process in (daemon.process.pid, "self")]
+        assert (namespaces[0] == namespaces[1]) == network
+        assert read_note(tmp_path / "socket") == b"memo"
 
 
 class Memo(Filesystem[None]):

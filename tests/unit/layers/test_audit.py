@@ -117,7 +117,8 @@ async def test_a_slow_disk_holds_nobody_up_and_the_audit_tells_what_is_missing()
         written.open.set()
     missing = [line["missing"] for line in written.lines if "missing" in line]
     told = [line for line in written.lines if "operation" in line]
-    assert 5 <= len(told) <= 6
+    # Those that waited, and those that the thread had taken before.
+    assert 5 <= len(told) <= 10
     assert sum(missing) + len(told) == 20
 
 

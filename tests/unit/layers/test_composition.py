@@ -21,6 +21,7 @@ from vhostfs.layers.audit import AuditSettings
 from vhostfs.layers.fault import FaultRule, FaultSettings
 from vhostfs.layers.id_map import IdMapSettings
 from vhostfs.layers.policy import PolicyRule, PolicySettings
+from vhostfs.layers.quota import QuotaSettings
 from vhostfs.layers.rate_limit import RateLimitSettings
 from vhostfs.layers.read_only import ReadOnlySettings
 from vhostfs.layers.xattr_map import XattrMapSettings
@@ -33,6 +34,7 @@ LAYERS: Sequence[Layer] = (
     XattrMapSettings(":map::user.virtiofs.:"),
     RateLimitSettings(requests=1_000_000, bytes=1 << 39),
     AuditSettings(),
+    QuotaSettings(bytes=1 << 20, files=100),
     PolicySettings((PolicyRule("deny", ("/denied/*",), ("makes",)),)),
     FaultSettings((FaultRule(("mkdir",), ("/fails",), "EIO"), FaultRule(("getattr",), delay=1e-6, times=3))),
 )

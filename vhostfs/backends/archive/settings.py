@@ -14,6 +14,8 @@ from vhostfs.backends.archive.filesystem import ArchiveFilesystem
 from vhostfs.backends.archive.index import Index
 from vhostfs.backends.archive.reader import BoundedReader
 from vhostfs.backends.archive.spool import Spool
+from vhostfs.backends.archive.squashfs import MAGIC
+from vhostfs.backends.archive.squashfs_filesystem import SquashfsFilesystem
 from vhostfs.backends.archive.tar import TarSource
 from vhostfs.backends.archive.zip import ZipSource
 from vhostfs.backends.contract import Backend
@@ -34,6 +36,7 @@ class ArchiveFormat(StrEnum):
     TAR = "tar"
     """tar, compressed or not."""
     ZIP = "zip"
+    SQUASHFS = "squashfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class ArchiveSettings(Backend):
         if not (0 <= self.uid < 2**32 - 1 and 0 <= self.gid < 2**32 - 1):
             raise ValueError("uid or gid of an archive is out of range")
 
-    def open(self) -> ArchiveFilesystem:
+    def open(self) -> ArchiveFilesystem | SquashfsFilesystem:
         """Find all members; decompress a tar archive that is compressed."""
         return open_archive(
             self.path,
@@ -81,7 +84,7 @@ def open_archive(
     spool_size: int = SPOOL_SIZE,
     uid: int = 0,
     gid: int = 0,
-) -> ArchiveFilesystem:
+) -> ArchiveFilesystem | SquashfsFilesystem:
     """Return an archive of the host as a file system; the parameters are the keys of ArchiveSettings.
 
     Reads all of a tar archive once. Raises OSError, and ConfigurationError where it cannot be served: it is
@@ -94,7 +97,9 @@ def open_archive(
         packed = compression(begin)
         kind = ArchiveFormat(format)
         if kind is ArchiveFormat.AUTO:
-            kind = ArchiveFormat.ZIP if _is_zip(descriptor, begin) else ArchiveFormat.TAR
+            kind = _format_of(descriptor, begin)
+        if kind is ArchiveFormat.SQUASHFS:
+            return SquashfsFilesystem(descriptor, members)
         spool = Spool(PurePath(spool_dir), spool_size)
         index = Index(members, uid=uid, gid=gid)
         if kind is ArchiveFormat.ZIP:
@@ -109,12 +114,14 @@ def open_archive(
         raise
 
 
-def _is_zip(descriptor: int, begin: bytes) -> bool:
-    """Tell whether an archive is a zip archive, which may begin with a program."""
+def _format_of(descriptor: int, begin: bytes) -> ArchiveFormat:
+    """Tell what an archive is by how it begins; a zip archive may begin with a program."""
+    if begin.startswith(MAGIC):
+        return ArchiveFormat.SQUASHFS
     if begin.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return True
+        return ArchiveFormat.ZIP
     if begin[257:262] == b"ustar" or compression(begin) is not None:
-        return False
+        return ArchiveFormat.TAR
     reader = BoundedReader(descriptor, os.fstat(descriptor).st_size)
     reader.allow(1 << 20)
-    return zipfile.is_zipfile(reader)
+    return ArchiveFormat.ZIP if zipfile.is_zipfile(reader) else ArchiveFormat.TAR

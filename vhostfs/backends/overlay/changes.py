@@ -253,22 +253,17 @@ class Changes:
         node: Node, other: Node | None, parent: Node, new_parent: Node, flags: RenameFlags
     ) -> None:
         """Refuse what rename(2) refuses before it looks into directories."""
-        if other is None:
-            if flags & RenameFlags.EXCHANGE:
-                refuse(errno.ENOENT)
-        elif flags & RenameFlags.NOREPLACE:
+        exchange = bool(flags & RenameFlags.EXCHANGE)
+        if other is None and exchange:
+            refuse(errno.ENOENT)
+        if other is not None and flags & RenameFlags.NOREPLACE:
             refuse(errno.EEXIST)
-        elif flags & RenameFlags.EXCHANGE:
-            if _is_within(parent, other):
-                refuse(errno.EINVAL)
-        elif _is_within(parent, other):
-            refuse(errno.ENOTEMPTY)
-        elif node.is_directory and not other.is_directory:
-            refuse(errno.ENOTDIR)
-        elif other.is_directory and not node.is_directory:
-            refuse(errno.EISDIR)
         if _is_within(new_parent, node):
             refuse(errno.EINVAL)
+        if other is not None and _is_within(parent, other):
+            refuse(errno.EINVAL if exchange else errno.ENOTEMPTY)
+        if other is not None and not exchange and node.is_directory != other.is_directory:
+            refuse(errno.ENOTDIR if node.is_directory else errno.EISDIR)
 
     async def _mark_moved(self, node: Node, above: Node, *, same: bool) -> None:
         """Say on a directory where its lower ones are found from its new place, if anywhere.

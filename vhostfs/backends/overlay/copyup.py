@@ -262,13 +262,14 @@ class CopyUp:
         assert parent is not None
         directory = parent.upper
         assert directory is not None
-        attr = await self._upper.getattr(directory.node)
-        await self.mark_impure(parent)
-        await settled(self._filesystem.rename(OVERLAY, work, name, directory.node, node.name, _PLAIN))
-        self._tree.copied_up(node, upper, number)
-        times = SetAttr(atime_ns=attr.atime_ns, mtime_ns=attr.mtime_ns)
-        with suppress(OSError):
-            await settled(self._filesystem.setattr(OVERLAY, directory.node, None, times))
+        with self._tree.using(parent.number):
+            attr = await self._upper.getattr(directory.node)
+            await self.mark_impure(parent)
+            await settled(self._filesystem.rename(OVERLAY, work, name, directory.node, node.name, _PLAIN))
+            self._tree.copied_up(node, upper, number)
+            times = SetAttr(atime_ns=attr.atime_ns, mtime_ns=attr.mtime_ns)
+            with suppress(OSError):
+                await settled(self._filesystem.setattr(OVERLAY, directory.node, None, times))
 
     async def mark_impure(self, directory: Node) -> None:
         """Say on an upper directory that files in it show numbers of lower layers, as listings then do.

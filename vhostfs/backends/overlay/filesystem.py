@@ -218,9 +218,14 @@ class OverlayFilesystem(Filesystem[Handle]):
         """Give a file one more name, in the upper layer."""
         _, copyup, changes = self._writing()
         with self._tree.using(node) as held, self._tree.using(parent) as directory:
+            self._tree.check_name(directory, name)
+            if held.is_directory or held.upper is None:
+                found = await self._tree.child(directory, name)
+                if found is not None:
+                    self._tree.release(found[0])
+                    refuse(errno.EEXIST)
             if held.is_directory:
                 refuse(errno.EPERM)
-            self._tree.check_name(directory, name)
             await copyup.ensure(held)
             async with self._tree.changing():
                 attr = await copyup.whole(changes.link(caller, held, directory, name))
@@ -350,6 +355,8 @@ class OverlayFilesystem(Filesystem[Handle]):
         """Make a file without a name in the upper layer; ENOSYS where that has no such."""
         upper, copyup, _ = self._writing()
         with self._tree.using(parent) as directory:
+            if not directory.is_directory:
+                refuse(errno.ENOTDIR)
             real = await copyup.ensure(directory)
             entry, opened = await settled(upper.filesystem.tmpfile(caller, real.node, mode, flags))
             made = Real(upper, upper.hold(entry))
@@ -576,10 +583,22 @@ class OverlayFilesystem(Filesystem[Handle]):
         self._upper_filesystem()
         with self._tree.using(node) as held:
             stored = self._marks.stored(name)
-            if held.upper is None and await held.real.layer.xattr(held.real.node, stored) is None:
-                refuse(errno.ENODATA)
+            if held.upper is None:
+                await self._check_removable(held.real, name)
             real = self._answering(await self._writable(held), "removexattr")
             await settled(real.layer.filesystem.removexattr(caller, real.node, stored))
+
+    async def _check_removable(self, real: Real, name: str) -> None:
+        """Refuse as a layer would that were asked to remove an attribute: what it has none such of."""
+        self._answering(real, "getxattr")
+        try:
+            await settled(real.layer.filesystem.getxattr(OVERLAY, real.node, self._marks.stored(name)))
+        except OSError as error:
+            if error.errno == errno.ENODATA and name.startswith("user."):
+                kind = stat.S_IFMT((await real.layer.getattr(real.node)).mode)
+                if kind not in {stat.S_IFREG, stat.S_IFDIR}:
+                    refuse(errno.EPERM)
+            raise
 
     # ---- What they share ----
 

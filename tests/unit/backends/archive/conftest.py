@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from vhostfs.backends.archive import ArchiveFilesystem, open_archive
+from vhostfs.backends.archive import ArchiveFilesystem, SquashfsFilesystem, open_archive
 
-type Opener = Callable[..., ArchiveFilesystem]
+type Opener = Callable[..., Any]
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def anyio_backend() -> str:
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Opener]:
     """Return a function that opens an archive from its bytes, or its path; all are closed at the end."""
-    made: list[ArchiveFilesystem] = []
+    made: list[ArchiveFilesystem | SquashfsFilesystem] = []
 
-    def open_one(archive: bytes | Path, **options: Any) -> ArchiveFilesystem:
+    def open_one(archive: bytes | Path, **options: Any) -> ArchiveFilesystem | SquashfsFilesystem:
         if isinstance(archive, bytes):
             path = tmp_path / f"archive{len(made)}"
             path.write_bytes(archive)

@@ -203,7 +203,7 @@ async def test_a_member_is_decompressed_once_for_all_who_open_it_at_once(
 async def test_who_gives_up_leaves_the_others_their_member(opened: Opener) -> None:
     filesystem = opened(archive_of(("file", DATA)))
     source = source_of(filesystem)
-    filesystem.init(None)  # type: ignore[arg-type]
+    filesystem.init(None)
     node = source.index.nodes[1]
     threads = filesystem._ready_threads()
     first = asyncio.create_task(source.open(node, threads))
