@@ -268,6 +268,8 @@ def _one_device(path: Path) -> DeviceSettings:
     if len(configuration.devices) > 1:
         names = ", ".join(configuration.device_names())
         raise ConfigurationError(f"{path}: one device can be mounted, and there are several: {names}")
+    if configuration.control is not None:
+        logger.warning("%s: control is for `vhostfs serve`; the mounts stay as they are here", path)
     return configuration.devices[0]
 
 

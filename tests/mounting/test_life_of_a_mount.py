@@ -202,6 +202,7 @@ def test_unknown_options_are_refused(share: Path, mountpoint: Path, arguments: l
 def test_a_configuration_file_is_mounted_as_a_guest_would_see_it(tmp_path: Path, mountpoint: Path) -> None:
     file = tmp_path / "vhostfs.yaml"
     file.write_text(
+        f"control: {{path: {tmp_path}/control}}\n"
         "devices:\n"
         "  - tag: work\n"
         "    socket: {path: /run/work.sock}\n"
@@ -211,8 +212,10 @@ def test_a_configuration_file_is_mounted_as_a_guest_would_see_it(tmp_path: Path,
         (mountpoint / "file").write_bytes(b"in memory")
         assert (mountpoint / "file").read_bytes() == b"in memory"
         assert os.statvfs(mountpoint).f_blocks * os.statvfs(mountpoint).f_frsize == 1 << 20
+        assert not (tmp_path / "control").exists()
         unmount(mountpoint)
         assert mount.ended() == 0
+    assert "control is for `vhostfs serve`" in mount.log
 
 
 def test_several_threads_read_each_with_a_descriptor_of_its_own(share: Path, mountpoint: Path) -> None:
