@@ -126,10 +126,10 @@ class Remote:
                 if self.asynchronous:
                     return await getattr(self._filesystem, f"_{name}")(*arguments, **keywords)
                 method = getattr(self._filesystem, name)
-                work = asyncio.get_running_loop().run_in_executor(
+                # What was not begun when nobody waits for it any more is not begun at all.
+                return await asyncio.get_running_loop().run_in_executor(
                     self._threads, lambda: method(*arguments, **keywords)
                 )
-                return await asyncio.shield(work)
             except Exception as error:
                 raise _as_os_error(error, name, self._url) from error
 
