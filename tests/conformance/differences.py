@@ -54,11 +54,6 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "`RENAME_WHITEOUT` is refused with EINVAL, and making the device 0:0 with EPERM",
         "this device is how a layer says that a name is gone; overlayfs refuses it as well",
     ),
-    "no-birth": Difference(
-        ("overlay", "overlay of directories"),
-        "no time of birth is told",
-        "a file that is copied up is born again; overlayfs tells none of it either",
-    ),
 }
 """By the key that promises ask for."""
 

@@ -143,9 +143,6 @@ def test_a_file_tells_when_it_was_born(place: Place) -> None:
     before = time.clock_gettime_ns(COARSE)
     place.write("file")
     born = place.born("file")
-    if place.differs("no-birth"):
-        assert born is None
-        return
     assert born is not None
     assert before <= born <= time.time_ns()
     aged(place, "file")
