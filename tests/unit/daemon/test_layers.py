@@ -55,7 +55,7 @@ def test_layers_of_all_kinds_serve_a_directory_in_the_sandbox(folder: Path) -> N
     (folder / "closed").mkdir()
     (folder / "closed/file").write_bytes(b"closed")
     audit = folder.parent / "audit.json"
-    layers = [
+    layers: list[dict[str, Any]] = [
         {"type": "rate_limit", "requests": 100_000},
         {"type": "audit", "file": str(audit), "operations": ["changes"]},
         {"type": "policy", "rules": [{"action": "deny", "paths": ["/closed/**"], "operations": ["read"]}]},
@@ -99,7 +99,10 @@ def test_layers_of_all_kinds_serve_a_directory_in_the_sandbox(folder: Path) -> N
 
 def test_the_data_plane_refuses_changes_and_keeps_a_limit_by_itself(folder: Path) -> None:
     (folder / "file").write_bytes(bytes(100))
-    layers = [{"type": "read_only"}, {"type": "rate_limit", "bytes": 1 << 30, "group": "a"}]
+    layers: list[dict[str, Any]] = [
+        {"type": "read_only"},
+        {"type": "rate_limit", "bytes": 1 << 30, "group": "a"},
+    ]
     with serving(folder, layers) as client:
         node = client.lookup(ROOT_ID, b"file").nodeid
         with refused(errno.EROFS):
