@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import pytest
@@ -134,6 +134,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         with IN_PROCESS[kind]() as place:
             yield place
     elif way == "/dev/fuse":
+        if not Path("/dev/fuse").exists():
+            pytest.skip("mounting on this host needs /dev/fuse")
         mounts: Mounts = request.getfixturevalue("mounts")
         place = mounts.place(kind, differences(kind, way))
         place.clear()
