@@ -242,6 +242,19 @@ async def test_an_overlay_begins_also_where_the_upper_layer_is_full() -> None:
         await client.unlink("file0")
 
 
+async def test_an_overlay_does_not_begin_where_the_upper_layer_cannot_be_marked() -> None:
+    upper = memory()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    upper.setxattr = refuse  # type: ignore[assignment]
+    overlay = OverlayFilesystem([memory()], upper)
+    with pytest.raises(PermissionError, match="see userxattr"):
+        await overlay.init(None)  # type: ignore[arg-type]
+    assert await content_of(upper) == {}
+
+
 async def test_layers_may_be_overlays_themselves() -> None:
     inner = OverlayFilesystem(
         [await layer({"dir": {"a": b"a", "b": b"b"}})], await layer({"dir": {"a": None}})

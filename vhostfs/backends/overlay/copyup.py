@@ -51,7 +51,8 @@ class Workplace:
             await self._upper.set_xattr(await self.directory(), mark, b"y")
         except OSError as error:
             if error.errno not in _FULL:
-                reason = f"the upper layer of an overlay does not take {mark}: {error.strerror}"
+                hint = "; see userxattr" if self._upper.marks.follows_redirects else ""
+                reason = f"the upper layer of an overlay does not take {mark}: {error.strerror}{hint}"
                 raise OSError(error.errno, reason) from error
         finally:
             await self._remove_all()
