@@ -66,7 +66,7 @@ Sources = Source | Mapping[str, Source]
 """Or a tree of these, by absolute path; without a "/" the root has nothing but the way to the others."""
 
 MOST_THREADS: Final = 4
-"""Threads that read requests where nothing is said: as many as there are processors, up to this."""
+"""Threads that read requests where nothing is said, and not one loop does: one a processor, up to this."""
 
 
 class Mount:
