@@ -127,6 +127,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--footprint", type=Path, help="what benchmarks/footprint.py kept")
     parser.add_argument("--guest", type=Path, help="what `benchmarks/guest-compare --json` kept")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="instead of docs/benchmarks.md")
+    parser.add_argument("--python", type=Path, help="what `benchmarks/python-compare --json` kept")
     options = parser.parse_args(argv)
     text = options.document.read_text()
     if options.file:
@@ -136,6 +137,9 @@ def main(argv: Sequence[str]) -> int:
     if options.guest:
         guest_report = importlib.import_module("benchmarks.guest_report")
         text = replaced(text, "guest", guest_report.section(options.guest))
+    if options.python:
+        python_report = importlib.import_module("benchmarks.python.report")
+        text = replaced(text, "python", python_report.section(options.python))
     options.document.write_text(text)
     return 0
 

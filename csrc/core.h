@@ -190,7 +190,8 @@ void vhostfs_rate_limit_put(vhostfs_rate_limit *limit);
 /* Take a request with so many bytes of data, from any thread. 0; or nothing was taken, and nanoseconds to wait
  * before asking again. */
 uint64_t vhostfs_rate_limit_take(vhostfs_rate_limit *limit, uint64_t bytes);
-/* Have the requests for a mount keep to a limit from now on; up to four of them, all of which they keep to. What is beyond waits in its ring, and what lies behind it there waits too. INIT, DESTROY, FORGET and
+/* Have the requests for a mount keep to a limit from now on; up to four of them, all of which they keep to. What is beyond waits in its ring, and what lies behind it there waits too; of /dev/fuse,
+ * each thread waits that reads such a request. INIT, DESTROY, FORGET and
  * INTERRUPT never wait. ENOENT: there is no such mount; ENOSPC: it has four limits. */
 int vhostfs_device_limit_mount(vhostfs_device *device, uint16_t mount, vhostfs_rate_limit *limit);
 

@@ -40,6 +40,7 @@
 #define CANCEL_NANOSECONDS 5000000
 #define GRACE_ROUNDS 400
 #define PAUSE_NANOSECONDS 1000000
+#define NANOSECONDS 1000000000U
 
 /* ---- Buffers: a page for headers, then `capacity` bytes ---- */
 
@@ -227,86 +228,31 @@ static void answer(struct fuse_reader *reader, struct request *request, int32_t 
     send_reply(reader->fd, request);
 }
 
-/* ---- Interrupts ---- */
-
-/* Who has that request before anybody else has, or waits for a lock with it. NULL: nobody here. */
-static const struct fuse_reader *holder_of(struct fuse_device *device, uint64_t unique)
-{
-    for (uint32_t i = 0; i < device->count; i++) {
-        if (atomic_load(&device->readers[i].serving) == unique)
-            return &device->readers[i];
-    }
-    return pool_interrupt(device->environment->pool, unique);
-}
-
-/* Ask the kernel for the interrupt of a request again. Only the descriptor that the request came by knows it; one
- * that has been answered is unknown to all. */
-static void ask_again(const struct fuse_reader *holder, uint64_t unique)
-{
-    struct fuse_out_header again = {
-        .len = sizeof(again), .error = -EAGAIN, .unique = unique | FUSE_INT_REQ_BIT};
-    ssize_t written = write(holder->fd, &again, sizeof(again));
-    (void)written;
-}
-
-/* FUSE_INTERRUPT. True: the kernel is asked to send it again in a moment, as the request was not yet where it
- * could be ended, or may have been about to sleep. False: it is to go to the file systems. */
-static bool interrupt(const struct fuse_reader *reader, const struct request *request)
-{
-    static const struct timespec pause = {.tv_nsec = PAUSE_NANOSECONDS};
-    struct fuse_device *device = reader->device;
-    struct fuse_interrupt_in in;
-    if (request->arguments_size < sizeof(in))
-        return true;
-    memcpy(&in, request->arguments, sizeof(in));
-    const struct fuse_reader *holder = holder_of(device, in.unique);
-    if (holder == NULL) {
-        /* Or it was read and not yet noted: who notes it after we have looked again (B) finds this (A). */
-        uint32_t slot = atomic_fetch_add(&device->early_count, 1) % FUSE_EARLY_INTERRUPTS;
-        atomic_store(&device->early[slot], in.unique); /* A */
-        holder = holder_of(device, in.unique);         /* B */
-    }
-    if (holder == NULL)
-        return false;
-    nanosleep(&pause, NULL);
-    ask_again(holder, in.unique);
-    return true;
-}
-
-/* Note what is served; whether it was interrupted before that. */
-static bool note(struct fuse_reader *reader, uint64_t unique)
-{
-    struct fuse_device *device = reader->device;
-    bool early = false;
-    atomic_store(&reader->serving, unique); /* B */
-    if (atomic_load(&device->early_count) != 0) {
-        for (uint32_t i = 0; i < FUSE_EARLY_INTERRUPTS; i++)
-            early = early || atomic_load(&device->early[i]) == unique; /* A */
-    }
-    return early;
-}
-
 /* ---- The thread ---- */
 
-/* Keep to the limits of the request's mount. */
-static void wait_for_limits(struct fuse_reader *reader, const struct request *request)
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec;
+}
+
+/* Wait until the limits of its mount let a request go on, or the threads are to end. */
+static void await_turn(struct fuse_reader *reader, const struct request *request)
 {
     struct session *session = request->session;
-    while (atomic_load_explicit(&session->limited, memory_order_relaxed) &&
-           !atomic_load(&reader->device->stopping)) {
-        struct timespec time;
-        clock_gettime(CLOCK_MONOTONIC, &time);
+    uint64_t delay = 1;
+    atomic_store(&reader->sleeping, true);
+    while (delay > 0 && !atomic_load(&reader->device->stopping)) {
         epoch_enter(&session->epochs, &reader->epoch);
-        uint64_t delay =
-            session_delay(session, request, (uint64_t)time.tv_sec * 1000000000U + (uint64_t)time.tv_nsec);
+        delay = session_delay(session, request, now());
         epoch_leave(&session->epochs, &reader->epoch);
-        if (delay == 0)
-            return;
-        /* In short sleeps: nobody wakes a reader that is to end. */
-        nanosleep(&(struct timespec){.tv_nsec = delay < 10 * PAUSE_NANOSECONDS ? (long)delay
-                                                                               : 10 * PAUSE_NANOSECONDS},
-                  NULL);
+        struct timespec time = {.tv_sec = (time_t)(delay / NANOSECONDS),
+                                .tv_nsec = (long)(delay % NANOSECONDS)};
+        if (delay > 0)
+            nanosleep(&time, NULL);
     }
+    atomic_store(&reader->sleeping, false);
 }
 
 static void serve_one(struct fuse_reader *reader, size_t size)
@@ -326,17 +272,18 @@ static void serve_one(struct fuse_reader *reader, size_t size)
     };
     int32_t result = request_begin(&request, reader->arguments);
     set_room(&request, reader);
-    if (result == 0 && request.in.opcode == FUSE_INTERRUPT && interrupt(reader, &request))
+    if (result == 0 && request.in.opcode == FUSE_INTERRUPT && fuse_interrupt(reader, &request))
         return;
-    bool early = note(reader, request.in.unique);
-    if (result == 0)
-        wait_for_limits(reader, &request);
+    /* Who reads for Python alone must not sleep, and Python keeps to its limits by itself. */
+    if (result == 0 && !device->pumped && atomic_load_explicit(&session->limited, memory_order_relaxed))
+        await_turn(reader, &request);
+    bool early = fuse_interrupt_note(reader, request.in.unique);
     epoch_enter(&session->epochs, &reader->epoch);
     answer(reader, &request, result);
     epoch_leave(&session->epochs, &reader->epoch);
     atomic_store(&reader->serving, 0);
     if (early)
-        ask_again(reader, request.in.unique);
+        fuse_interrupt_ask_again(reader, request.in.unique);
 }
 
 /* Wait for a request. Its size; or 0 or a negative errno where there will be no more. */
@@ -345,7 +292,7 @@ static ssize_t next_request(struct fuse_reader *reader)
     struct fuse_device *device = reader->device;
     size_t room = BEFORE_DATA + device->capacity;
     ssize_t size = -EINTR;
-    atomic_store(&reader->reading, true);
+    atomic_store(&reader->sleeping, true);
     while (!atomic_load(&device->stopping)) {
         size = read(reader->fd, reader->in + (PAGE - BEFORE_DATA), room);
         if (size >= 0)
@@ -355,7 +302,7 @@ static ssize_t next_request(struct fuse_reader *reader)
         if (size != -EINTR && size != -ENOENT && size != -EAGAIN)
             break;
     }
-    atomic_store(&reader->reading, false);
+    atomic_store(&reader->sleeping, false);
     return size;
 }
 
@@ -435,21 +382,41 @@ static int pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
     return served;
 }
 
-int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
+/* False: somebody does, or nobody is to any more. */
+static bool begin_pumping(struct fuse_device *device)
 {
     pthread_mutex_lock(&device->lock);
-    device->pumping = device->pumped && !atomic_load(&device->stopping);
-    bool pumping = device->pumping;
+    bool begins = !device->pumping && !atomic_load(&device->stopping);
+    device->pumping = device->pumping || begins;
     pthread_mutex_unlock(&device->lock);
-    if (!pumping)
-        return -ENODEV;
-    int served = pump(device, most, nanoseconds);
+    return begins;
+}
+
+static void end_pumping(struct fuse_device *device)
+{
     pthread_mutex_lock(&device->lock);
     device->pumping = false;
     if (atomic_load(&device->stopping))
         pthread_cond_signal(&device->changed);
     pthread_mutex_unlock(&device->lock);
+}
+
+int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
+{
+    if (!device->pumped || !begin_pumping(device))
+        return -ENODEV;
+    int served = pump(device, most, nanoseconds);
+    end_pumping(device);
     return served;
+}
+
+/* Where nobody else pumps any more, what a notification waits for may be a request that nobody reads. */
+static void pump_for_notifier(struct fuse_device *device)
+{
+    if (!device->pumped || !begin_pumping(device))
+        return;
+    (void)pump(device, IDLE_BUFFERS, 0);
+    end_pumping(device);
 }
 
 static int prepare(struct fuse_reader *reader)
@@ -609,7 +576,7 @@ static void hurry(struct fuse_device *device, uint32_t round)
     device->giving_up = device->giving_up || give_up;
     for (uint32_t i = 0; i < device->count; i++) {
         struct fuse_reader *reader = &device->readers[i];
-        if (!reader->ended && (all || atomic_load(&reader->reading)))
+        if (!reader->ended && (all || atomic_load(&reader->sleeping)))
             threads_cancel_sleep(reader->thread);
         pool_cancel_sleeps(environment->pool, reader, all);
     }
@@ -629,8 +596,8 @@ static struct timespec next_round(void)
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += CANCEL_NANOSECONDS;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
+    if (until.tv_nsec >= NANOSECONDS) {
+        until.tv_nsec -= NANOSECONDS;
         until.tv_sec++;
     }
     return until;
@@ -643,6 +610,7 @@ static void end_notifier(struct fuse_device *device)
     struct timespec until = next_round();
     fuse_notifier_end(device->notifier);
     for (uint32_t round = 0; !fuse_notifier_ended(device->notifier, &until); round++) {
+        pump_for_notifier(device);
         hurry(device, round);
         until = next_round();
     }

@@ -27,7 +27,7 @@ struct fuse_reader {
     pthread_t thread;
     int fd;
     _Atomic uint64_t serving; /* the request that it has and that nobody else has yet; 0: none */
-    _Atomic bool reading;     /* it sleeps in read(2), or is about to */
+    _Atomic bool sleeping;    /* in read(2) or for a limit, or it is about to */
     bool ended;               /* under the device's lock */
     uint8_t *in;              /* buffers of its own */
     uint8_t *out;
@@ -73,6 +73,15 @@ int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanosec
 void fuse_device_stop(struct fuse_device *device);
 /* After fuse_device_stop, and when nobody looks at requests any more. */
 void fuse_device_free(struct fuse_device *device);
+
+/* fuse_interrupts.c: serve FUSE_INTERRUPT. True: the kernel is asked to send it again in a moment, as the request was not
+ * yet where it could be ended, or may have been about to sleep. False: it is to go to the file systems. */
+bool fuse_interrupt(const struct fuse_reader *reader, const struct request *request);
+/* Note what is served, before it is; whether it was interrupted before that: then its interrupt is to be asked for again
+ * when it is where it can be ended. */
+bool fuse_interrupt_note(struct fuse_reader *reader, uint64_t unique);
+/* Only the descriptor that the request came by knows it; one that has been answered is unknown to all. */
+void fuse_interrupt_ask_again(const struct fuse_reader *holder, uint64_t unique);
 
 /* fuse_notify.c: tell the kernel something unasked, later. */
 int fuse_notifier_start(int fd, struct fuse_notifier **notifier);

@@ -73,6 +73,12 @@ static struct backing **find_link(struct backing_table *table, uint64_t nodeid)
     return link;
 }
 
+/* What the kernel does by itself keeps to no limit of ours. */
+static bool is_limited(const struct passthrough *share)
+{
+    return atomic_load_explicit(&share->filesystem.limits[0], memory_order_relaxed) != NULL;
+}
+
 /* Under the lock: an entry for a file that is opened by `fd`. NULL: no memory. */
 static struct backing *enter(struct backing_table *table, struct backing **link, uint64_t nodeid, int fd)
 {
@@ -83,7 +89,8 @@ static struct backing *enter(struct backing_table *table, struct backing **link,
     /* The kernel keeps this thread's credentials to write with, whoever writes, and does not ask whose
      * set-user-id and set-group-id bits are to go: without CAP_FSETID they always do. */
     bool dropped = credentials_drop_fsetid();
-    int id = ioctl(table->share->session->fuse_fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
+    int id =
+        is_limited(table->share) ? 0 : ioctl(table->share->session->fuse_fd, FUSE_DEV_IOC_BACKING_OPEN, &map);
     if (dropped)
         credentials_regain_fsetid();
     *made = (struct backing){.next = *link, .nodeid = nodeid, .id = id > 0 ? id : 0};

@@ -235,6 +235,7 @@ async def _serve_all(
 async def _serve_one(served: _Served, once: bool, failures: list[str]) -> None:
     """Serve a device; a fault in it is logged, and costs no other device anything."""
     try:
+        served.made.start()
         await serve_made(served.listener.socket, served.made, served.offer, name=served.name, once=once)
     except Exception:
         logger.exception("%s: this device is no longer served", served.name)

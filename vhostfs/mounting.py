@@ -66,7 +66,7 @@ Sources = Source | Mapping[str, Source]
 """Or a tree of these, by absolute path; without a "/" the root has nothing but the way to the others."""
 
 MOST_THREADS: Final = 4
-"""Threads that read requests where nothing is said: as many as there are processors, up to this."""
+"""Threads that read requests where nothing is said, and not one loop does: one a processor, up to this."""
 
 
 class Mount:
@@ -125,11 +125,14 @@ async def _mounted(
         mount = Mount(place)
         journal = Journal(logging.getLogger("vhostfs.transports.fuse_device"), str(place))
 
+        scope = anyio.CancelScope()
+
         async def serve() -> None:
             try:
                 read = _reader(made) if threads is None and not _shares(settings) else None
                 count = 0 if read is not None else (threads or _threads())
-                await serve_connection(made.device, connection, threads=count, journal=journal, read=read)
+                with scope:
+                    await serve_connection(made.device, connection, threads=count, journal=journal, read=read)
             finally:
                 mount._end()
 
@@ -137,12 +140,23 @@ async def _mounted(
         try:
             yield mount
         finally:
-            if not mount.ended:
-                serving.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([serving])
-        if not serving.cancelled():
-            serving.result()
+            # By its scope: asyncio's cancel would not leave a thread of the end's to finish first.
+            scope.cancel()
+            await _done(serving)
+        serving.result()
+
+
+async def _done(task: asyncio.Task[None]) -> None:
+    """Wait until a task has ended, also where the one that waits is cancelled meanwhile, and then is."""
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait([task])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 def _reader(made: MadeDevice) -> Callable[[], Callable[[], None]] | None:
@@ -268,6 +282,8 @@ def _one_device(path: Path) -> DeviceSettings:
     if len(configuration.devices) > 1:
         names = ", ".join(configuration.device_names())
         raise ConfigurationError(f"{path}: one device can be mounted, and there are several: {names}")
+    if configuration.control is not None:
+        logger.warning("%s: control is for `vhostfs serve`; the mounts stay as they are here", path)
     return configuration.devices[0]
 
 

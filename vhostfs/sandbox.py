@@ -153,6 +153,8 @@ def _refusal(what: str, alternative: str) -> Iterator[None]:
 
 # Namespaces.
 
+_RESOLVER_FILES: Final = ("resolv.conf", "hosts", "nsswitch.conf", "gai.conf")
+
 WITHOUT_CLONES: Final = "Linux 5.2 or newer is needed; --sandbox none does without"
 WITHOUT_NAMESPACES: Final = (
     "where namespaces are not allowed, use --sandbox chroot (as root) or --sandbox none"
@@ -186,6 +188,8 @@ def _enter_namespace(
             os.close(clone)
     with _refusal("make a root directory", WITHOUT_NAMESPACES):
         root = _new_tmpfs()
+        if network:
+            _copy_resolver_files(root)
         _syscall(SYS_MOVE_MOUNT, root, b"", AT_FDCWD, b"/", MOVE_MOUNT_F_EMPTY_PATH)
     for index, clone in enumerate(clones):
         with _refusal(f"attach {shares[index]}", WITHOUT_NAMESPACES):
@@ -197,6 +201,20 @@ def _enter_namespace(
         _pivot_to(root)
         os.close(root)
     return {share: _open_share_at(index, share) for index, share in enumerate(shares)}
+
+
+def _copy_resolver_files(root: int) -> None:
+    """Give a root directory what the C library asks for the addresses of hosts, as it is now."""
+    os.mkdir("etc", 0o500, dir_fd=root)
+    for name in _RESOLVER_FILES:
+        # One that is missing, or too large for the root directory, is done without.
+        with suppress(OSError):
+            content = Path("/etc", name).read_bytes()
+            target = os.open(f"etc/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o400, dir_fd=root)
+            try:
+                os.write(target, content)
+            finally:
+                os.close(target)
 
 
 def _open_share_at(index: int, share: PurePosixPath) -> int:

@@ -153,3 +153,11 @@ struct called {
 
 /* Call until the time is over. 0, or a negative errno. */
 int calls_run(const struct calls *calls, struct called *called);
+
+/* ---- A file, read and written
+ * ------------------------------------------------------------------------------------------------ */
+
+/* Read or write pieces of `block` bytes of an open file of `size`, one behind the other or anywhere, for a
+ * while. Bytes a second of the calling thread's time on a processor; or a negative errno. */
+double file_rate(int32_t fd, int32_t writes, int32_t random, uint32_t block, uint64_t size,
+                 int64_t nanoseconds);

@@ -34,10 +34,10 @@ class CallSamples:
     threads: int
     samples: dict[str, list[Sample]]
 
-    def rate(self, name: str, other: str) -> float:
-        """Return how many times as many calls a second one serves: the median of neighbouring runs."""
+    def ratio(self, name: str, other: str, figure: int) -> float:
+        """Return one's figure (0: rate, 1: CPU) over the other's: the median of neighbouring runs."""
         pairs = zip(self.samples[name], self.samples[other], strict=True)
-        return float(median(one[0] / two[0] for one, two in pairs))
+        return float(median(one[figure] / two[figure] for one, two in pairs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +105,25 @@ def calls_table(rows: Sequence[CallSamples]) -> str:
     names = _names(rows)
     ours = [name for name in names if name.startswith("vhostfs")]
     peers = [name for name in names if name not in ours]
-    heads = ["call", "threads", *(f"{name}: per s" for name in names), *(f"CPU µs, {name}" for name in names)]
-    heads += [f"{name.removeprefix('vhostfs, ')} to {peer}" for name in ours for peer in peers]
+    heads = ["call", "threads", *(f"CPU µs, {name}" for name in names), *(f"{name}: per s" for name in names)]
+    for name in ours:
+        for peer in peers:
+            heads += [f"`{name.removeprefix('vhostfs, ')}` to {peer}: CPU", "rate"]
     lines = []
     for row in rows:
         cells = [row.call, str(row.threads)]
-        cells += [_rate(row.samples[name]) for name in names]
         cells += [_cpu(row.samples[name]) for name in names]
+        cells += [_rate(row.samples[name]) for name in names]
         for name in ours:
             for peer in peers:
-                ratio = row.rate(name, peer)
-                cells.append(f"{ratio:.2f}" if ratio > 1 else f"**{ratio:.2f}**")
+                cpu, rate = row.ratio(name, peer, 1), row.ratio(name, peer, 0)
+                cells += [_marked(cpu, cpu <= 1), _marked(rate, rate >= 1)]
         lines.append(cells)
     return _rows(heads, lines)
+
+
+def _marked(ratio: float, ahead: bool) -> str:
+    return f"{ratio:.2f}" if ahead else f"**{ratio:.2f}**"
 
 
 def tables(found: PythonComparison) -> str:

@@ -232,6 +232,29 @@ static void an_interrupt_finds_a_lock_wherever_it_is(void)
     end();
 }
 
+static void what_exceeds_a_limit_waits_and_is_answered_at_the_end_at_the_latest(void)
+{
+    begin(2);
+    vhostfs_rate_limit *limit = NULL;
+    CHECK_EQUAL(vhostfs_rate_limit_create(
+                    &(struct vhostfs_rate_limit_options){.requests = 1, .requests_burst = 3}, &limit),
+                0);
+    CHECK_EQUAL(vhostfs_device_limit_mount(guest.device, 0, limit), 0);
+    vhostfs_rate_limit_put(limit);
+    /* The burst, and what is due since it began. */
+    for (uint64_t i = 1; i <= 4; i++)
+        CHECK_EQUAL(call(FUSE_GETATTR, 1, NULL, 0), 0);
+    for (uint64_t i = 1; i <= 2; i++)
+        ask(FUSE_GETATTR, 2 * i, 1, NULL, 0);
+    struct pollfd answered = {.fd = kernel, .events = POLLIN};
+    CHECK_EQUAL(poll(&answered, 1, 20), 0);
+    vhostfs_device_detach_fuse(guest.device);
+    receive();
+    receive();
+    CHECK_EQUAL(header()->error, 0);
+    end();
+}
+
 static void the_end_of_the_connection_is_told_once(void)
 {
     begin(4);
@@ -363,6 +386,7 @@ int main(void)
     PROMISE(what_sleeps_holds_up_no_other_request);
     PROMISE(interrupts_end_the_lock_they_name_and_no_other);
     PROMISE(an_interrupt_finds_a_lock_wherever_it_is);
+    PROMISE(what_exceeds_a_limit_waits_and_is_answered_at_the_end_at_the_latest);
     PROMISE(the_end_of_the_connection_is_told_once);
     PROMISE(detaching_waits_for_what_was_taken);
     PROMISE(a_device_is_attached_once);

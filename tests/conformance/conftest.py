@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import Final
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
 import pytest
 
@@ -20,6 +21,13 @@ from tests.conformance.ring import Devices, served
 from vhostfs.backends.directory import DirectoryFilesystem
 from vhostfs.backends.memory import MemoryFilesystem
 from vhostfs.backends.overlay import OverlayFilesystem
+from vhostfs.filesystem import Filesystem
+from vhostfs.layers.audit import AuditSettings
+from vhostfs.layers.fault import FaultRule, FaultSettings
+from vhostfs.layers.id_map import IdMapSettings
+from vhostfs.layers.policy import PolicyRule, PolicySettings
+from vhostfs.layers.rate_limit import RateLimitSettings
+from vhostfs.layers.xattr_map import XattrMapSettings
 
 SIZE: Final = 64 << 20
 """The size of the file systems that are made for a promise."""
@@ -36,9 +44,19 @@ MOUNTS: Final = {
 """What the daemon of this run serves."""
 
 WAYS: Final = (
-    *("tmpfs", "memory", "overlay of directories"),
+    *("tmpfs", "memory", "memory under layers", "overlay of directories"),
     *(f"{kind} by {way}" for way in ("ring", "/dev/fuse") for kind in MOUNTS),
 )
+
+LAYERS: Final = (
+    XattrMapSettings(":ok:all:::"),
+    IdMapSettings(("map:1:1000001:999999",), ("map:1:1000001:999999",)),
+    FaultSettings((FaultRule(("read", "write"), nth=1 << 60, error="EIO"),)),
+    PolicySettings((PolicyRule("deny", ("/**/.no-such-name",)),)),
+    AuditSettings(PurePosixPath(os.devnull)),
+    RateLimitSettings(requests=10**12, bytes=10**12),
+)
+"""What passes everything on, as `quota` does not: it hands out no room beyond a file's end."""
 
 if os.getuid() != 0:
     collect_ignore_glob = ["test_*.py"]
@@ -64,6 +82,16 @@ def memory() -> Iterator[Place]:
 
 
 @contextmanager
+def layers() -> Iterator[Place]:
+    """A memory file system under a layer of each kind that may pass everything on."""
+    filesystem: Filesystem[Any] = MemoryFilesystem(size=SIZE, inodes=INODES, mode=0o755)
+    for layer in LAYERS:
+        filesystem = layer.wrap(filesystem)
+    with mounted(filesystem) as client:
+        yield RequestPlace(client, differences("memory under layers"))
+
+
+@contextmanager
 def directories() -> Iterator[Place]:
     """An overlay of directories served in this process, of which the upper one is a tmpfs."""
     options = {"size": str(SIZE), "nr_inodes": str(INODES), "mode": "755"}
@@ -76,7 +104,12 @@ def directories() -> Iterator[Place]:
             yield RequestPlace(client, differences("overlay of directories"))
 
 
-IN_PROCESS: Final = {"tmpfs": tmpfs, "memory": memory, "overlay of directories": directories}
+IN_PROCESS: Final = {
+    "tmpfs": tmpfs,
+    "memory": memory,
+    "memory under layers": layers,
+    "overlay of directories": directories,
+}
 
 
 @pytest.fixture(scope="session")
@@ -101,6 +134,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         with IN_PROCESS[kind]() as place:
             yield place
     elif way == "/dev/fuse":
+        if not Path("/dev/fuse").exists():
+            pytest.skip("mounting on this host needs /dev/fuse")
         mounts: Mounts = request.getfixturevalue("mounts")
         place = mounts.place(kind, differences(kind, way))
         place.clear()

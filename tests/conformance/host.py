@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conformance.place import OpenFile, Place
-from tests.operations.host_calls import copy_file_range, fallocate, lseek, renameat2
+from tests.operations.host_calls import STATX_BTIME, copy_file_range, fallocate, lseek, renameat2, statx
 from vhostfs.filesystem import Attr, StatFs
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -105,7 +105,13 @@ class HostPlace(Place):
         return self._directory / path
 
     def stat(self, path: str = "") -> Attr:
-        return Attr.from_stat(self.path(path).stat(follow_symlinks=not path))
+        with self.acting():
+            return Attr.from_stat(self.path(path).stat(follow_symlinks=not path))
+
+    def born(self, path: str) -> int | None:
+        with self.acting():
+            about = statx(self.path(path))
+        return about.btime.tv_sec * 10**9 + about.btime.tv_nsec if about.mask & STATX_BTIME else None
 
     def mkdir(self, path: str, mode: int = 0o755) -> None:
         with self.acting():
@@ -120,33 +126,40 @@ class HostPlace(Place):
             self.path(path).symlink_to(target)
 
     def readlink(self, path: str) -> str:
-        return os.readlink(self.path(path))  # noqa: PTH115
+        with self.acting():
+            return os.readlink(self.path(path))  # noqa: PTH115
 
     def link(self, path: str, new_path: str) -> None:
-        os.link(self.path(path), self.path(new_path), follow_symlinks=False)
+        with self.acting():
+            os.link(self.path(path), self.path(new_path), follow_symlinks=False)
 
     def unlink(self, path: str) -> None:
-        self.path(path).unlink()
+        with self.acting():
+            self.path(path).unlink()
 
     def rmdir(self, path: str) -> None:
-        self.path(path).rmdir()
+        with self.acting():
+            self.path(path).rmdir()
 
     def rename(self, path: str, new_path: str, flags: int = 0) -> None:
         with self.acting():
             renameat2(self.path(path), self.path(new_path), flags)
 
     def chmod(self, path: str, mode: int) -> None:
-        self.path(path).chmod(mode)
+        with self.acting():
+            self.path(path).chmod(mode)
 
     def chown(self, path: str, uid: int = -1, gid: int = -1) -> None:
-        os.chown(self.path(path), uid, gid, follow_symlinks=not path)
+        with self.acting():
+            os.chown(self.path(path), uid, gid, follow_symlinks=not path)
 
     def truncate(self, path: str, size: int) -> None:
         with self.acting():
             os.truncate(self.path(path), size)
 
     def utime(self, path: str, atime_ns: int, mtime_ns: int) -> None:
-        os.utime(self.path(path), ns=(atime_ns, mtime_ns), follow_symlinks=not path)
+        with self.acting():
+            os.utime(self.path(path), ns=(atime_ns, mtime_ns), follow_symlinks=not path)
 
     def open(self, path: str, flags: int, mode: int = 0o644) -> OpenFile:
         with self.acting():
@@ -157,7 +170,8 @@ class HostPlace(Place):
             return HostFile(self, os.open(self.path(path), flags | os.O_TMPFILE, mode))
 
     def listing(self, path: str = "") -> Iterator[tuple[str, int]]:
-        descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY)
+        with self.acting():
+            descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY)
         buffer = ctypes.create_string_buffer(_LISTED_AT_ONCE)
         try:
             while size := _checked(_LIBC.syscall(_GETDENTS64, descriptor, buffer, _LISTED_AT_ONCE)):
@@ -166,6 +180,14 @@ class HostPlace(Place):
                     ino, _, length = struct.unpack_from("<QQH", buffer, at)
                     yield os.fsdecode(buffer.raw[at + 19 : at + length].split(b"\0")[0]), ino
                     at += length
+        finally:
+            os.close(descriptor)
+
+    def sync(self, path: str = "") -> None:
+        descriptor = os.open(self.path(path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+            _checked(_LIBC.syncfs(descriptor))
         finally:
             os.close(descriptor)
 
@@ -183,13 +205,17 @@ class HostPlace(Place):
         )
 
     def getxattr(self, path: str, name: str) -> bytes:
-        return os.getxattr(self.path(path), name, follow_symlinks=not path)
+        with self.acting():
+            return os.getxattr(self.path(path), name, follow_symlinks=not path)
 
     def listxattr(self, path: str) -> Sequence[str]:
-        return os.listxattr(self.path(path), follow_symlinks=not path)
+        with self.acting():
+            return os.listxattr(self.path(path), follow_symlinks=not path)
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
-        os.setxattr(self.path(path), name, value, flags, follow_symlinks=not path)
+        with self.acting():
+            os.setxattr(self.path(path), name, value, flags, follow_symlinks=not path)
 
     def removexattr(self, path: str, name: str) -> None:
-        os.removexattr(self.path(path), name, follow_symlinks=not path)
+        with self.acting():
+            os.removexattr(self.path(path), name, follow_symlinks=not path)

@@ -11,7 +11,7 @@ from typing import Self
 from tests.conformance.detached import detached_tmpfs
 from tests.conformance.host import HostPlace
 from tests.conformance.ring import devices_of
-from tests.mounting.mounts import Daemon, daemon, unmount
+from tests.mounting.mounts import Daemon, daemon, device_of
 
 
 class Mounts:
@@ -48,11 +48,15 @@ class Mounts:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        """Unmount them all; each daemon must end cleanly, and never have met a fault of its own."""
+        """End the daemons, which unmount; each must end cleanly, and never have met a fault of its own.
+
+        Unmounting here would leave one that another process has in a namespace of its own meanwhile.
+        """
         with self._stack:
             for mountpoint, root, process in self._made.values():
                 os.close(root)
-                unmount(mountpoint)
+                process.process.terminate()
                 assert process.ended() == 0, process.log
                 assert "Traceback" not in process.log, process.log
                 assert " ERROR " not in process.log, process.log
+                assert device_of(mountpoint) is None

@@ -93,6 +93,10 @@ class Place(ABC):
         """lstat(2)."""
 
     @abstractmethod
+    def born(self, path: str) -> int | None:
+        """statx(2): the time of birth in nanoseconds; None where it is not told."""
+
+    @abstractmethod
     def mkdir(self, path: str, mode: int = 0o755) -> None:
         """mkdir(2)."""
 
@@ -154,6 +158,10 @@ class Place(ABC):
 
         Names that come and go between the steps may or may not be seen.
         """
+
+    @abstractmethod
+    def sync(self, path: str = "") -> None:
+        """fsync(2) of a directory, and syncfs(2)."""
 
     @abstractmethod
     def statfs(self) -> StatFs:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from tests.conformance.place import OpenFile, Place
 from tests.frontend.client import Caller, FuseClient
+from tests.operations.host_calls import STATX_BASIC_STATS, STATX_BTIME
 from vhostfs.filesystem import Attr, StatFs
 from vhostfs.fuse_abi.flags import FsyncFlags, OpenRequestFlags, SetattrValid, WriteFlags
 from vhostfs.fuse_abi.opcodes import ROOT_ID
@@ -23,6 +24,16 @@ from vhostfs.testing import file_attr
 _U64 = (1 << 64) - 1
 _LISTED_AT_ONCE = 512
 _LISTED_PLUS_AT_ONCE = 1024
+
+
+@contextmanager
+def optional() -> Iterator[None]:
+    """Take ENOSYS for success, as Linux does for some requests."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
 
 
 class RequestFile(OpenFile):
@@ -71,13 +82,12 @@ class RequestFile(OpenFile):
             self._place.forget(self._client.link(self.node, parent, name))
 
     def sync(self, *, data_only: bool = False) -> None:
-        try:
+        with optional():
             self._client.fsync(self.node, self.fh, FsyncFlags.FDATASYNC if data_only else 0)
-        except OSError as error:
-            if error.errno != errno.ENOSYS:
-                raise
 
     def close(self) -> None:
+        with optional():
+            self._client.flush(self.node, self.fh)
         self._client.release(self.node, self.fh)
         self._client.forget(self.node)
 
@@ -133,6 +143,12 @@ class RequestPlace(Place):
         with self.node(path) as node:
             return file_attr(self.client.getattr(node).attr)
 
+    def born(self, path: str) -> int | None:
+        with self.node(path) as node, optional():
+            about = self.client.statx(node, STATX_BASIC_STATS | STATX_BTIME).stat
+            return about.btime.tv_sec * 10**9 + about.btime.tv_nsec if about.mask & STATX_BTIME else None
+        return None
+
     def mkdir(self, path: str, mode: int = 0o755) -> None:
         with self.parent(path) as (parent, name):
             self.forget(self.client.mkdir(parent, name, mode & 0o1777))
@@ -163,7 +179,10 @@ class RequestPlace(Place):
 
     def rename(self, path: str, new_path: str, flags: int = 0) -> None:
         with self.parent(path) as (parent, name), self.parent(new_path) as (new_parent, new_name):
-            self.client.rename2(parent, name, new_parent, new_name, flags)
+            if flags:
+                self.client.rename2(parent, name, new_parent, new_name, flags)
+            else:
+                self.client.rename(parent, name, new_parent, new_name)
 
     def chmod(self, path: str, mode: int) -> None:
         with self.node(path) as node:
@@ -240,12 +259,19 @@ class RequestPlace(Place):
                     self.client.releasedir(node, fh)
 
     def _opendir(self, node: int) -> int:
-        try:
+        with optional():
             return self.client.opendir(node).fh
-        except OSError as error:
-            if error.errno != errno.ENOSYS:
-                raise
-            return 0
+        return 0
+
+    def sync(self, path: str = "") -> None:
+        with self.node(path) as node:
+            fh = self._opendir(node)
+            with optional():
+                self.client.fsyncdir(node, fh)
+            if fh:
+                self.client.releasedir(node, fh)
+        with optional():
+            self.client.syncfs()
 
     def statfs(self) -> StatFs:
         said = self.client.statfs()

@@ -139,6 +139,18 @@ def test_a_new_file_is_of_now(place: Place) -> None:
         assert before <= moment <= time.time_ns()
 
 
+def test_a_file_tells_when_it_was_born(place: Place) -> None:
+    before = time.clock_gettime_ns(COARSE)
+    place.write("file")
+    born = place.born("file")
+    assert born is not None
+    assert before <= born <= time.time_ns()
+    aged(place, "file")
+    place.chmod("file", 0o600)
+    place.rename("file", "new")
+    assert place.born("new") == born
+
+
 def write_some(place: Place) -> None:
     with place.open("file", os.O_WRONLY) as file:
         file.write(b"new")

@@ -72,3 +72,10 @@ def test_a_name_that_is_replaced_stays_listed_once(place: Place) -> None:
             place.rename("replacement", "10")
     assert {str(number) for number in range(100)} - {"10"} <= set(seen)
     assert sorted(place.names()) == sorted(str(number) for number in range(100))
+
+
+def test_syncing_a_directory_and_the_whole_succeeds(place: Place) -> None:
+    place.mkdir("dir")
+    place.write("dir/file", b"content")
+    place.sync("dir")
+    place.sync()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 
 import pytest
 
@@ -71,6 +72,29 @@ def test_attributes_belong_to_the_file_not_the_name(place: Place) -> None:
     assert place.getxattr("again", "user.a") == b"1"
     place.removexattr("again", "user.a")
     refused(errno.ENODATA, lambda: place.getxattr("new", "user.a"))
+
+
+LIST = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, bits, who)
+    for tag, bits, who in [
+        (1, 6, 2**32 - 1),
+        (2, 4, 1000),
+        (4, 4, 2**32 - 1),
+        (16, 4, 2**32 - 1),
+        (32, 0, 2**32 - 1),
+    ]
+)
+"""An access control list: user::rw-, user:1000:r--, group::r--, mask::r--, other::---."""
+
+
+def test_access_control_lists_are_kept(place: Place) -> None:
+    place.write("file")
+    if place.differs("no-lists"):
+        refused(errno.EOPNOTSUPP, lambda: place.setxattr("file", "system.posix_acl_access", LIST))
+        return
+    place.setxattr("file", "system.posix_acl_access", LIST)
+    assert place.getxattr("file", "system.posix_acl_access") == LIST
+    assert place.stat("file").mode & 0o777 == 0o640
 
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")

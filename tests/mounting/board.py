@@ -70,7 +70,10 @@ class Board(Filesystem[None]):
 
 
 class Sleeper(Filesystem[None]):
-    """`awake` is read at once; `asleep`, when `wake` is called; `hidden` is looked for in vain, till then."""
+    """`awake` is read at once; `asleep`, when `wake` is called; `hidden` is looked for in vain, till then.
+
+    So are directories made.
+    """
 
     def __init__(self) -> None:
         self.began = threading.Event()
@@ -93,6 +96,10 @@ class Sleeper(Filesystem[None]):
             await self._sleep()
         node = {"awake": 2, "asleep": 3}.get(name)
         return None if node is None else Entry(self.getattr(caller, node, None))
+
+    async def mkdir(self, caller: Caller, parent: int, name: str, mode: int) -> Entry:
+        await self._sleep()
+        raise PermissionError
 
     async def read(self, caller: Caller, node: int, handle: None, offset: int, buffer: ReadBuffer) -> bytes:
         if node == 2:

@@ -193,3 +193,31 @@ def test_a_read_only_mount_is_read_without_the_daemon(share: Path, mountpoint: P
         refused(errno.EROFS, lambda: os.open(mountpoint / "file", os.O_RDWR))
         with (mountpoint / "file").open("rb", buffering=0) as file, stopped(mount):
             assert file.read(100) == b"content"
+
+
+def read_by(mount: Daemon) -> int:
+    """Return how many bytes a daemon has read."""
+    lines = Path(f"/proc/{mount.process.pid}/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("rchar")).split()[1])
+
+
+def test_limited_mounts_are_read_by_the_daemon_which_counts(
+    share: Path, mountpoint: Path, tmp_path: Path
+) -> None:
+    size = 1 << 20
+    (share / "large").write_bytes(bytes(size))
+    for limit, least, most in (
+        ("", 0, size - 1),
+        ("layers: [{type: rate_limit, bytes: 1GiB}]", size, 2 * size),
+    ):
+        file = tmp_path / "vhostfs.yaml"
+        file.write_text(
+            "devices:\n  - socket: {path: /run/none}\n    mounts:\n"
+            f"      /: {{type: passthrough, shared_dir: {share}, {limit}}}\n"
+        )
+        with daemon(file, mountpoint) as mount:
+            before = read_by(mount)
+            assert (mountpoint / "large").read_bytes() == bytes(size)
+            assert least <= read_by(mount) - before <= most
+            mount.process.terminate()
+            assert mount.ended() == 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.conformance.refusals import refused
 from tests.mounting.mounts import (
+    PATIENCE,
     abort,
     command,
     daemon,
@@ -25,6 +27,7 @@ from vhostfs.cli import main
 from vhostfs.errors import StartError
 from vhostfs.transports import fuse_device
 from vhostfs.transports.fuse_device import MountOptions
+from vhostfs.virtqueue import Device
 
 
 def memory() -> MemoryFilesystem:
@@ -202,6 +205,7 @@ def test_unknown_options_are_refused(share: Path, mountpoint: Path, arguments: l
 def test_a_configuration_file_is_mounted_as_a_guest_would_see_it(tmp_path: Path, mountpoint: Path) -> None:
     file = tmp_path / "vhostfs.yaml"
     file.write_text(
+        f"control: {{path: {tmp_path}/control}}\n"
         "devices:\n"
         "  - tag: work\n"
         "    socket: {path: /run/work.sock}\n"
@@ -211,8 +215,10 @@ def test_a_configuration_file_is_mounted_as_a_guest_would_see_it(tmp_path: Path,
         (mountpoint / "file").write_bytes(b"in memory")
         assert (mountpoint / "file").read_bytes() == b"in memory"
         assert os.statvfs(mountpoint).f_blocks * os.statvfs(mountpoint).f_frsize == 1 << 20
+        assert not (tmp_path / "control").exists()
         unmount(mountpoint)
         assert mount.ended() == 0
+    assert "control is for `vhostfs serve`" in mount.log
 
 
 def test_several_threads_read_each_with_a_descriptor_of_its_own(share: Path, mountpoint: Path) -> None:
@@ -235,3 +241,32 @@ def test_a_program_mounts_and_unmounts_again_and_again(mountpoint: Path) -> None
         assert mount.mount.ended
         assert device_of(mountpoint) is None
     assert open_fuse_descriptors(os.getpid()) == before
+
+
+def test_a_device_is_closed_only_when_it_serves_no_longer(
+    share: Path, mountpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever ends first: who has unmounted it, whose end takes its time, or the program."""
+    entered, leave = threading.Event(), threading.Event()
+    order: list[str] = []
+    detach, close = Device.detach_fuse, Device.close
+
+    def detach_slowly(device: Device) -> None:
+        entered.set()
+        leave.wait(PATIENCE)
+        detach(device)
+        order.append("detached")
+
+    def close_now(device: Device) -> None:
+        order.append("closed")
+        leave.set()
+        close(device)
+
+    monkeypatch.setattr(Device, "detach_fuse", detach_slowly)
+    monkeypatch.setattr(Device, "close", close_now)
+    with on_thread(share, mountpoint) as served:
+        mountpoint.stat()
+        unmount(mountpoint)
+        assert entered.wait(PATIENCE)
+        served.loop.call_soon_threadsafe(served.loop.call_later, 0.05, leave.set)
+    assert order == ["detached", "closed"]

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,16 +55,36 @@ def test_a_mount_ends_though_requests_sleep(mountpoint: Path) -> None:
         assert told.errno in {errno.EINTR, errno.ENOTCONN, errno.ECONNABORTED}
 
 
-def test_a_mount_ends_though_the_kernel_waits_to_be_told_something(mountpoint: Path) -> None:
-    """What it holds for a request that sleeps is what the notification waits for."""
+@pytest.mark.parametrize("threads", [None, 1])
+def test_a_mount_ends_though_the_kernel_waits_to_be_told_something(
+    mountpoint: Path, threads: int | None
+) -> None:
+    """A notification waits for a lock that is held for a request that sleeps, and for those before it."""
     sleeper = Sleeper()
-    with ThreadPoolExecutor() as readers:
-        with on_thread(sleeper, mountpoint) as served:
-            looking = readers.submit((mountpoint / "hidden").stat)
+    with ThreadPoolExecutor() as makers:
+        with on_thread(sleeper, mountpoint, threads=threads) as served:
+            making = [makers.submit((mountpoint / "one").mkdir)]
             assert sleeper.began.wait(PATIENCE)
+            making.append(makers.submit((mountpoint / "two").mkdir))
+            await_sleepers(1)
             served.call(lambda: sleeper.session.invalidate_entry(1, "awake"))
-        told = looking.exception(PATIENCE)
-        assert isinstance(told, OSError)
+            await_sleepers(2)
+        for one in making:
+            assert isinstance(one.exception(PATIENCE), OSError)
+
+
+def await_sleepers(count: int) -> None:
+    """Wait until so many threads of this process sleep for a lock of the kernel's, which tells nobody."""
+    while count > sum(is_asleep(task) for task in Path("/proc/self/task").iterdir()):
+        time.sleep(0.001)
+
+
+def is_asleep(task: Path) -> bool:
+    """Tell whether a thread waits for a lock of the kernel's, and no signal would end that."""
+    try:
+        return "D" in (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
 
 
 def test_slow_requests_hold_up_no_others(mountpoint: Path) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vhostfs.config.model import (
     POOL_THREADS,
@@ -42,15 +42,22 @@ from vhostfs.config.model import (
 )
 from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
 
+if TYPE_CHECKING:
+    from vhostfs.backends.contract import Layer
+
 ROOT: Final = PurePosixPath("/")
 
 SHARE_OPTIONS: Final = frozenset(
     {
         *("cache", "readonly", "writeback", "allow_direct_io", "allow_mmap", "no_readdirplus", "xattr"),
         *("posix_acl", "killpriv_v2", "announce_submounts", "posix_locks", "flock"),
+        *("xattrmap", "translate_uid", "translate_gid"),
     }
 )
 """What is said of a shared directory; a file system in Python has options of its own."""
+
+LAYER_OPTIONS: Final = frozenset({"xattrmap", "translate_uid", "translate_gid"})
+"""What is done by layers in Python."""
 
 DAEMON_OPTIONS: Final = frozenset(
     {"config", "sandbox", "uid_map", "gid_map", "rlimit_nofile", "log_level", "log_format", "syslog", "once"}
@@ -61,9 +68,6 @@ IDLE_OPTIONS: Final = frozenset({"inode_file_handles", "preserve_noatime", "secc
 """Options that say nothing about what is served."""
 
 REFUSED: Final = {
-    "--xattrmap": "extended attributes are not renamed: guests see them by the names that the host stores",
-    "--translate-uid": "users are not translated one by one; --uid-map does it for the whole daemon",
-    "--translate-gid": "groups are not translated one by one; --gid-map does it for the whole daemon",
     "--security-label": "the host's policy labels new files, not the guest",
     "--modcaps": "the set of capabilities is fixed",
     "--migration-mode": "migration of a running guest is not built",
@@ -97,6 +101,7 @@ LEGACY_SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
 
 LEGACY_VALUES: Final[Mapping[str, tuple[str, Mapping[str, str] | None]]] = {
     "source": ("shared_dir", None),
+    "xattrmap": ("xattrmap", None),
     "cache": ("cache", {"none": "never", "auto": "auto", "always": "always", "metadata": "metadata"}),
     "sandbox": ("sandbox", {"namespace": "namespace", "chroot": "chroot"}),
     "loglevel": ("log_level", {"err": "error", "warn": "warn", "info": "info", "debug": "debug"}),
@@ -263,6 +268,14 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
         " namespace, for a user in a user namespace, too; chroot: likewise by chroot, for containers; none:"
         " everything, so that only the daemon's own care keeps a guest inside",
     )
+    for name, kind in (("--translate-uid", "users"), ("--translate-gid", "groups")):
+        how.add_argument(
+            name,
+            action="append",
+            metavar="TYPE:FROM:TO:COUNT",
+            help=f"translate {kind} of the guest and of the host; TYPE is map, guest, host, squash-guest,"
+            " squash-host or forbid-guest (which has no TO). Served by Python; repeatable",
+        )
     for name, kind in (("--uid-map", "users"), ("--gid-map", "groups")):
         how.add_argument(
             name,
@@ -313,6 +326,12 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("-f", dest="foreground", action="store_true", help=argparse.SUPPRESS)
     how.add_argument(
         "-o", dest="legacy", action=_Legacy, metavar="LIST", help="options as older launchers write them"
+    )
+    how.add_argument(
+        "--xattrmap",
+        metavar="RULES",
+        help="give extended attributes other names on the host, such as :map::user.virtiofs.: for a prefix;"
+        " turns --xattr on. Served by Python",
     )
     for name in REFUSED:
         parser.add_argument(name, action=_Refuse, nargs="?", help=argparse.SUPPRESS)
@@ -367,7 +386,7 @@ def _from_options(
         parser.error(f"--tag: should be 1 to {TAG_LIMIT} bytes of printable text")
     device = DeviceSettings(
         socket=_socket(parser, options, environment),
-        mounts={ROOT: _filesystem(parser, options) if "filesystem" in options else _mount(options)},
+        mounts={ROOT: _filesystem(parser, options) if "filesystem" in options else _share(parser, options)},
         tag=tag,
         request_queues=options.get("num_request_queues", 1),
         pool_threads=options.get("thread_pool_size") or POOL_THREADS,
@@ -408,6 +427,34 @@ def _filesystem(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> 
         return parser.error(str(error))
 
 
+def _share(parser: argparse.ArgumentParser, options: Mapping[str, Any]) -> MountSettings:
+    """Return the mount of a directory, under the layers that options stand for."""
+    settings = _mount(options)
+    if not set(options) & LAYER_OPTIONS:
+        return settings
+    # Python then serves the directory; what that takes costs the others time.
+    from vhostfs.config.layered import not_served_by_python, served_by_python, under_layers  # noqa: PLC0415
+    from vhostfs.layers.id_map import IdMapSettings  # noqa: PLC0415
+    from vhostfs.layers.xattr_map import XattrMapSettings  # noqa: PLC0415
+
+    given = _spelled(sorted(set(options) & LAYER_OPTIONS))
+    missed = {".".join(keys) for keys in not_served_by_python(settings)}
+    if missed:
+        parser.error(f"{given}: {', '.join(sorted(missed))} is not to be had beside it")
+    layers: list[Layer] = []
+    try:
+        if "xattrmap" in options:
+            layers.append(XattrMapSettings(options["xattrmap"]))
+        users, groups = options.get("translate_uid", ()), options.get("translate_gid", ())
+        if users or groups:
+            layers.append(IdMapSettings(tuple(users), tuple(groups)))
+    except ValueError as error:
+        parser.error(f"{given}: {error}")
+    if settings.posix_acl and (users or groups):
+        parser.error(f"{given}: POSIX ACLs hold ids, which are not translated")
+    return under_layers("passthrough", served_by_python(settings), tuple(layers))
+
+
 def _mount(options: Mapping[str, Any]) -> PassthroughSettings:
     cache = CacheMode(options.get("cache", CacheMode.AUTO))
     posix_acl = options.get("posix_acl", False)
@@ -417,7 +464,7 @@ def _mount(options: Mapping[str, Any]) -> PassthroughSettings:
         timeouts=TIMEOUTS[cache],
         readdirplus=ReaddirplusMode.OFF if options.get("no_readdirplus") else ReaddirplusMode.AUTO,
         writeback=options.get("writeback", False),
-        xattr=options.get("xattr", False) or posix_acl,
+        xattr=options.get("xattr", False) or posix_acl or "xattrmap" in options,
         posix_acl=posix_acl,
         killpriv_v2=options.get("killpriv_v2", False),
         announce_submounts=options.get("announce_submounts", True),
@@ -459,6 +506,9 @@ def _notices(options: Mapping[str, Any]) -> list[str]:
         found.append("--seccomp does nothing: no filter of system calls is set")
     if "preserve_noatime" in options:
         found.append("--preserve-noatime does nothing: O_NOATIME of a guest does not reach the host")
+    if set(options) & LAYER_OPTIONS:
+        given = _spelled(sorted(set(options) & LAYER_OPTIONS))
+        found.append(f"{given}: the directory is served by Python, which takes more of the processor")
     if "old_socket_path" in options:
         found.append("--socket is an old name of --socket-path")
     return found

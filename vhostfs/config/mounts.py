@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from pathlib import PurePosixPath
 from types import NoneType
 from typing import (
@@ -29,6 +29,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from vhostfs.config import model
 from vhostfs.config.checking import STRICT, AbsolutePath, Part, checked_path, faults_of
+from vhostfs.config.layered import (
+    not_served_by_python,
+    served_by_python,
+    told_to_the_data_plane,
+    under_layers,
+)
 from vhostfs.config.yaml_document import Fault, YamlDocument, YamlPath, YamlValue, dotted
 from vhostfs.errors import ConfigurationError
 from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
@@ -139,7 +145,7 @@ class MountReader:
         backend = self._backend(name, raw, path)
         if backend is None or layers is None:
             return None
-        return _filesystem(name, backend, layers)
+        return under_layers(name, backend, layers)
 
     def _type(self, raw: YamlValue, path: YamlPath) -> str | None:
         if not isinstance(raw, dict):
@@ -172,27 +178,13 @@ class MountReader:
         if layers is None:
             return None
         settings = part.settings()
-        native = _told_to_the_data_plane(settings, layers) if layers else settings
+        native = told_to_the_data_plane(settings, layers)
         if native is not None and not inside:
             return native
-        if not self._is_served_by_python(part, path):
-            return None
-        return _filesystem("passthrough", _directory(part, settings), layers)
-
-    def _is_served_by_python(self, part: PassthroughPart, path: YamlPath) -> bool:
-        """Tell whether Python does what a mount asks for, or note what it does not."""
-        asked = {
-            ("locks", "posix"): part.locks.posix is model.LockOwner.HOST,
-            ("locks", "flock"): part.locks.flock is model.LockOwner.HOST,
-            ("direct_io",): part.direct_io,
-            ("killpriv_v2",): part.killpriv_v2,
-        }
-        for keys, given in asked.items():
-            if given:
-                self._fault(
-                    (*path, *keys), "not to be had where Python serves the directory, as it does here"
-                )
-        return not any(asked.values())
+        missed = list(not_served_by_python(settings))
+        for keys in missed:
+            self._fault((*path, *keys), "not to be had where Python serves the directory, as it does here")
+        return None if missed else under_layers("passthrough", served_by_python(settings), layers)
 
     # ---- File systems in Python ----
 
@@ -293,51 +285,6 @@ class MountReader:
             return None
         assert isinstance(settings, model.FilesystemSettings)
         return settings.backend
-
-
-def _told_to_the_data_plane(
-    settings: model.PassthroughSettings, layers: Sequence[Layer]
-) -> model.PassthroughSettings | None:
-    """Return the mount with what its layers do, where the data plane does all of that; else None."""
-    from vhostfs.layers.rate_limit import RateLimitSettings  # noqa: PLC0415
-    from vhostfs.layers.read_only import ReadOnlySettings  # noqa: PLC0415
-
-    limits = tuple(layer for layer in layers if isinstance(layer, RateLimitSettings))
-    read_only = any(isinstance(layer, ReadOnlySettings) for layer in layers)
-    if not all(isinstance(layer, ReadOnlySettings | RateLimitSettings) for layer in layers):
-        return None
-    if len(limits) > model.MOUNT_LIMITS:
-        return None
-    return replace(settings, read_only=settings.read_only or read_only, rate_limits=limits)
-
-
-def _directory(part: PassthroughPart, settings: model.PassthroughSettings) -> Backend:
-    """Return the mount that Python serves as the data plane serves a directory."""
-    from vhostfs.backends.contract import Layered  # noqa: PLC0415
-    from vhostfs.backends.directory import DirectorySettings  # noqa: PLC0415
-    from vhostfs.layers.read_only import ReadOnlySettings  # noqa: PLC0415
-
-    directory = DirectorySettings(
-        settings.shared_dir,
-        xattr=settings.xattr,
-        posix_acl=settings.posix_acl,
-        writeback=settings.writeback,
-        keep_cache=settings.cache is CacheMode.ALWAYS,
-        direct_io=settings.cache in {CacheMode.NEVER, CacheMode.METADATA},
-        direct_io_mmap=settings.allow_mmap,
-        entry_seconds=settings.timeouts.entry,
-        attr_seconds=settings.timeouts.attribute,
-        negative_seconds=settings.timeouts.negative,
-        descriptors=settings.descriptors,
-    )
-    return Layered(directory, (ReadOnlySettings(),)) if part.read_only else directory
-
-
-def _filesystem(name: str, backend: Backend, layers: tuple[Layer, ...]) -> model.FilesystemSettings:
-    from vhostfs.backends.contract import Layered, needs_network  # noqa: PLC0415
-
-    whole = Layered(backend, layers) if layers else backend
-    return model.FilesystemSettings(name, whole, needs_network(whole))
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,8 @@ class DirEntry:
     type: FileType = FileType.UNKNOWN
     offset: int | None = None
     entry: Entry | None = None
+    wire: tuple[int, bytes] | None = field(default=None, init=False, repr=False, compare=False)
+    """The session's: the packed record for one cookie, once it was made."""
 
     @classmethod
     def of(cls, name: str, entry: Entry, offset: int | None = None) -> Self:

@@ -34,6 +34,8 @@ class Piece:
 class Loan:
     """What both kinds of buffers have in common: an end, at which nobody may be inside.
 
+    One that nobody has any more may begin again, for another request (session/files.py).
+
     The event loop ends a loan by setting the token to 0 and looking at `inside` then; a thread counts itself
     in and looks at the token then. Whoever comes second sees the other.
     """
@@ -50,11 +52,6 @@ class Loan:
         self._token = token
         self.size = size
         """How many bytes the request is about."""
-
-    def lend(self, token: int, size: int) -> None:
-        """Begin anew, for another request: where nobody has it, or memory of it, any more."""
-        self._token = token
-        self.size = size
 
     def _held(self) -> int:
         token = self._token
@@ -124,12 +121,6 @@ class GuestReadBuffer(Loan):
     """vhostfs.filesystem.ReadBuffer over the payload's room of a READ."""
 
     _filled = 0
-
-    def lend(self, token: int, size: int) -> None:
-        """Begin anew, with nothing filled."""
-        self._token = token
-        self.size = size
-        self._filled = 0
 
     def _memory(self, token: int) -> Sequence[memoryview]:
         return self._channel.reply_segments(token, self.size)

@@ -53,6 +53,8 @@ _IOCTL_DIR: Final = int(IoctlFlags.DIR)
 _CREATION_FLAGS: Final = 0o100 | 0o200
 """O_CREAT and O_EXCL, which an OPEN never means."""
 
+_SMALL: Final = 8192
+
 _OURS: Final = 3
 """References to a buffer that nobody else has, as getrefcount counts them: two names, and its argument."""
 
@@ -155,7 +157,7 @@ def _opening(parts: Parts) -> dict[int, Operation]:
 def _data(parts: Parts) -> dict[int, Operation]:
     filesystem, channel, faults, fail = parts.filesystem, parts.channel, parts.faults, parts.fail
     reply, reply_stored, reply_error = channel.reply, channel.reply_stored, channel.reply_error
-    file = parts.handles.file
+    file, find = parts.handles.file, parts.handles.held.get
     read_method, write_method = filesystem.read, filesystem.write
     unpack_read, unpack_write = _READ_IN.unpack_from, _WRITE_IN.unpack_from
     pack_written = _WRITE_OUT.pack
@@ -178,13 +180,14 @@ def _data(parts: Parts) -> dict[int, Operation]:
     ) -> tuple[Any, Any] | None:
         nonlocal read_buffer
         fh, offset, size = unpack_read(batch, at)
-        handle = file(fh, node)
+        held = find(fh)
+        handle = held[1] if held is not None and held[0] == node and held[2] is None else file(fh, node)
         if offset >> 63:
             raise refused(errno.EINVAL)
         size = size if size <= room else room
         buffer = read_buffer
-        if getrefcount(buffer) == _OURS and not buffer.entangled:
-            buffer.lend(token, size)
+        if getrefcount(buffer) == _OURS and buffer._views is None and not buffer._inside:
+            buffer._token, buffer.size, buffer._filled = token, size, 0
         else:
             buffer = read_buffer = GuestReadBuffer(channel, token, size)
         try:
@@ -192,11 +195,15 @@ def _data(parts: Parts) -> dict[int, Operation]:
         except BaseException as error:
             fail(token, error, "read", buffer)
             return None
-        kind = type(result)
-        if (kind is bytes or kind is memoryview) and not buffer.entangled:
-            given = len(result) if kind is bytes else result.nbytes
-            if given <= size:
-                buffer.end()
+        if buffer._views is None and not buffer._inside:
+            kind = type(result)
+            if kind is memoryview and result.nbytes <= _SMALL and result.nbytes <= size:
+                # A copy of its own is sooner handed on than a view.
+                buffer._token = 0
+                reply(token, result.tobytes())
+                return None
+            if kind is bytes and len(result) <= size:
+                buffer._token = 0
                 reply(token, result)
                 return None
         return result, buffer
@@ -222,13 +229,14 @@ def _data(parts: Parts) -> dict[int, Operation]:
             size = memoryview(result).nbytes
             if size > buffer.size:
                 raise too_much(size, buffer.size)
-            # Bytes that lie in the guest's own memory are copied, so that they may be given back first.
-            answer = partial(reply, token, result)
-            if buffer.entangled:
-                # It may lie in the guest's own memory, which is given back first.
-                answer = partial(reply, token, bytes(result))
-                if isinstance(result, memoryview):
-                    result.release()
+            if not buffer.entangled:
+                buffer.end()
+                reply(token, result)
+                return
+            # It may lie in the guest's own memory, which is given back first.
+            answer = partial(reply, token, bytes(result))
+            if isinstance(result, memoryview):
+                result.release()
         settle(token, buffer, "read", answer)
 
     def settle(token: int, buffer: Loan, name: str, answer: Callable[[], None]) -> None:
@@ -265,8 +273,8 @@ def _data(parts: Parts) -> dict[int, Operation]:
         if (offset + size) >> 63:
             raise refused(errno.EINVAL)
         buffer = write_buffer
-        if getrefcount(buffer) == _OURS and not buffer.entangled:
-            buffer.lend(token, size)
+        if getrefcount(buffer) == _OURS and buffer._views is None and not buffer._inside:
+            buffer._token, buffer.size = token, size
         else:
             buffer = write_buffer = GuestWriteBuffer(channel, token, size)
         try:
@@ -274,8 +282,8 @@ def _data(parts: Parts) -> dict[int, Operation]:
         except BaseException as error:
             fail(token, error, "write", buffer)
             return None
-        if type(result) is int and 0 <= result <= size and not buffer.entangled:
-            buffer.end()
+        if type(result) is int and 0 <= result <= size and buffer._views is None and not buffer._inside:
+            buffer._token = 0
             reply(token, pack_written(result, 0))
             return None
         return result, buffer

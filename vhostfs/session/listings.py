@@ -18,7 +18,9 @@ _NO_ENTRY: Final = bytes(128)
 _PADDING: Final = tuple(bytes(-length % 8) for length in range(8))
 _COOKIE_LIMIT: Final = 1 << 63
 _NAME_MAX: Final = 255
-_DOTS: Final = frozenset({b".", b".."})
+_DOTS: Final = frozenset({".", ".."})
+_ENTRY_SIZE: Final = len(_NO_ENTRY)
+_SET: Final = object.__setattr__
 
 type PackEntry = Callable[[Entry], bytes]
 
@@ -96,34 +98,54 @@ class Listing:
 class Page:
     """One reply of READDIR or READDIRPLUS: whole records, as many as there is room for."""
 
-    __slots__ = ("_pack", "_room", "records")
+    __slots__ = ("_pack", "_records", "_room", "_size")
 
     def __init__(self, room: int, pack: PackEntry | None) -> None:
         """Pack entries by `pack`, which counts a lookup, or without attributes."""
-        self.records = bytearray()
+        self._records: list[bytes] = []
+        self._size = 0
         self._room = room
         self._pack = pack
 
+    @property
+    def empty(self) -> bool:
+        """Tell whether nothing has been added."""
+        return not self._size
+
+    @property
+    def records(self) -> bytes:
+        """Return the reply."""
+        return b"".join(self._records)
+
     def add(self, entry: DirEntry, cookie: int) -> bool:
         """Append an entry; False where it does not fit. ValueError for what is no name."""
-        name = os.fsencode(entry.name)
-        length = len(name)
-        if not 0 < length <= _NAME_MAX or b"/" in name or b"\0" in name:
-            raise ValueError(f"{entry.name!r} is no name of a directory's entry")
+        wire = entry.wire
+        record = wire[1] if wire is not None and wire[0] == cookie else _packed(entry, cookie)
         pack = self._pack
-        size = (length + 31) & ~7
+        size = self._size + len(record)
         if pack is not None:
-            size += 128
-        if len(self.records) + size > self._room:
+            size += _ENTRY_SIZE
+        if size > self._room:
             return False
-        record = _DIRENT.pack(entry.ino, cookie, length, entry.type) + name + _PADDING[length & 7]
         if pack is not None:
             held = entry.entry
             # Linux never forgets what it was told of '.' and '..'.
-            known = held is not None and name not in _DOTS
-            record = (pack(held) if held is not None and known else _NO_ENTRY) + record
-        self.records += record
+            known = held is not None and entry.name not in _DOTS
+            self._records.append(pack(held) if held is not None and known else _NO_ENTRY)
+        self._records.append(record)
+        self._size = size
         return True
+
+
+def _packed(entry: DirEntry, cookie: int) -> bytes:
+    """Return a record without attributes, which the entry remembers."""
+    name = os.fsencode(entry.name)
+    length = len(name)
+    if not 0 < length <= _NAME_MAX or b"/" in name or b"\0" in name:
+        raise ValueError(f"{entry.name!r} is no name of a directory's entry")
+    record = _DIRENT.pack(entry.ino, cookie, length, entry.type) + name + _PADDING[length & 7]
+    _SET(entry, "wire", (cookie, record))
+    return record
 
 
 class Lister:
@@ -161,7 +183,7 @@ class Lister:
         offset: int,
         page: Page,
         made: Any,
-    ) -> bytearray:
+    ) -> bytes:
         async with listing.lock:
             try:
                 if made is not None or not listing.resumes(offset):
@@ -182,7 +204,7 @@ class Lister:
 
     def _fallen(self, error: BaseException, page: Page) -> None:
         """Raise again, unless there is something to answer: then the next request will meet the error."""
-        if not page.records or isinstance(error, KeyboardInterrupt | GeneratorExit):
+        if page.empty or isinstance(error, KeyboardInterrupt | GeneratorExit):
             raise error
         if not isinstance(error, OSError) and not is_cancellation(error):
             self._faults.report("readdir", error)
@@ -193,14 +215,17 @@ class Lister:
             return
         source: Any = listing.source
         add, cookie_of = page.add, listing.cookie
+        cookie = listing.position
         for entry in source:
-            cookie = cookie_of(entry)
-            if cookie == 0:
+            following = cookie_of(entry)
+            if following == 0:
                 continue
-            if not add(entry, cookie):
-                listing.kept = entry, cookie
+            if not add(entry, following):
+                listing.kept = entry, following
+                listing.position = cookie
                 return
-            listing.position = cookie
+            cookie = following
+        listing.position = cookie
         listing.ended = True
 
     @staticmethod
@@ -233,8 +258,8 @@ def _add_kept(listing: Listing, page: Page) -> bool:
     return True
 
 
-def _whole(listing: Listing, page: Page) -> bytearray:
+def _whole(listing: Listing, page: Page) -> bytes:
     """Return the page's bytes: none at the end alone, as nothing else tells the kernel of it."""
-    if not page.records and listing.kept is not None:
+    if page.empty and listing.kept is not None:
         raise OSError(errno.EINVAL, "a reply of READDIR has no room for one entry")
     return page.records

@@ -21,7 +21,7 @@ BATCH_BYTES: Final = 256 * 1024
 """Room for their headers and arguments; the largest, a SETXATTR, has 72 KiB."""
 
 PATIENCE_NANOSECONDS: Final = 50_000
-"""How long the loop sleeps at /dev/fuse for the next request, before it looks after all else."""
+"""How long the loop sleeps at /dev/fuse for the next request, before it looks after all else: about."""
 
 ROUNDS: Final = 64
 """How often it does so, as long as requests come, before it looks after all else in any case."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
 import stat
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from vhostfs.backends.memory import MemoryFilesystem
-from vhostfs.filesystem import Filesystem
+from vhostfs.backends.overlay import OverlayFilesystem
+from vhostfs.filesystem import OPERATIONS, Entry, Filesystem, Opened, Wrapper, implements
 from vhostfs.testing import Client, mount
 
 type Content = Mapping[str, Content | bytes | str | None]
@@ -71,3 +77,83 @@ async def node_of(client: Client, path: str) -> int:
     for name in filter(None, path.split("/")):
         node = (await client.lookup(node, name)).nodeid
     return node
+
+
+@asynccontextmanager
+async def overlaid(
+    upper: Filesystem[Any] | None, *lowers: Filesystem[Any], userxattr: bool = False
+) -> AsyncIterator[Client]:
+    """Provide a kernel that has an overlay mounted, the topmost layer first."""
+    async with mount(OverlayFilesystem(lowers, upper, userxattr=userxattr)) as client:
+        yield client
+
+
+class Watched(Wrapper[Any]):
+    """Notes what is asked of a file system, and what was given out and not given back."""
+
+    def __init__(self, inner: Filesystem[Any]) -> None:
+        super().__init__(inner)
+        self.asked: Counter[str] = Counter()
+        self.held: set[int] = set()
+        self.handles = 0
+        for operation in OPERATIONS:
+            if implements(inner, operation):
+                setattr(self, operation, self._watched(operation, getattr(inner, operation)))
+
+    def _watched(self, operation: str, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any) -> Any:
+            self.asked[operation] += 1
+            self.handles -= operation in {"release", "releasedir"}
+            answered = answer(*arguments)
+            for each in answered if type(answered) is tuple else (answered,):
+                if isinstance(each, Entry):
+                    self.held.add(each.attr.ino)
+                self.handles += isinstance(each, Opened)
+            return answered
+
+        return watched
+
+    def forget(self, node: int) -> None:
+        """Forget what was given out."""
+        self.held.remove(node)
+        self.inner.forget(node)
+
+
+class Slow(Wrapper[Any]):
+    """Gives others their turn in some operations."""
+
+    def __init__(self, inner: Filesystem[Any], operations: Iterable[str] = OPERATIONS) -> None:
+        super().__init__(inner)
+        for operation in operations:
+            if implements(inner, operation):
+                setattr(self, operation, self._slowed(getattr(inner, operation)))
+
+    @staticmethod
+    def _slowed(answer: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+        async def slowed(*arguments: Any) -> Any:
+            await asyncio.sleep(0)
+            return answer(*arguments)
+
+        return slowed
+
+
+class Failing(Wrapper[Any]):
+    """Refuses what is asked of it from some moment on; `left` says how much before that."""
+
+    def __init__(self, inner: Filesystem[Any], bad: int) -> None:
+        super().__init__(inner)
+        self.left: int | None = None
+        self._bad = bad
+        for operation in OPERATIONS:
+            if implements(inner, operation):
+                setattr(self, operation, self._failing(getattr(inner, operation)))
+
+    def _failing(self, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def failing(*arguments: Any) -> Any:
+            if self.left is not None:
+                self.left -= 1
+                if -self._bad <= self.left < 0:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return answer(*arguments)
+
+        return failing

@@ -231,3 +231,21 @@ def test_ranges_are_a_set(steps: list[tuple[bool, int, int]]) -> None:
         assert bool(ranges) == bool(model)
         assert {number for number in range(45) if ranges.count(number, number + 1)} == model
         assert ranges.count(0, 45) == len(model)
+
+
+def test_what_the_machine_has_no_memory_for_is_not_charged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(size: int) -> bytearray:
+        if size > PAGE:
+            raise MemoryError
+        return bytearray(size)
+
+    space = Space(END, 1)
+    data = SparseData(space)
+    data.store(0, b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr("vhostfs.backends.memory.data.bytearray", scarce, raising=False)
+        with pytest.raises(OSError, match="No space left"):
+            data.store(2 * PAGE, b"x" * (2 * PAGE))
+    assert (data.pages, space.pages_left) == (1, PAGES - 1)
+    assert data.store(2 * PAGE, b"x" * (2 * PAGE)) == 2 * PAGE
+    assert read(data, 0, END) == b"first".ljust(2 * PAGE, b"\0") + b"x" * (2 * PAGE)

@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import stat
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from tests.unit.backends.overlays import Content, content_of, fill, layer, memory, node_of, tree
+from tests.unit.backends.overlays import (
+    Content,
+    Watched,
+    content_of,
+    fill,
+    layer,
+    memory,
+    node_of,
+    overlaid,
+    tree,
+)
 from tests.unit.refusals import refused
-from vhostfs.backends.memory import MemorySettings
+from vhostfs.backends.memory import MemoryFilesystem, MemorySettings
 from vhostfs.backends.named import NamedSettings
 from vhostfs.backends.overlay import OverlayFilesystem, OverlaySettings
 from vhostfs.errors import ConfigurationError
 from vhostfs.filesystem import (
-    OPERATIONS,
     Attr,
     Caller,
     DirEntry,
-    Entry,
     Filesystem,
     FileType,
-    Opened,
     RenameFlags,
-    Wrapper,
-    implements,
 )
-from vhostfs.testing import Client, mount
+from vhostfs.testing import mount
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vhostfs_quiet]
 
 OPAQUE = "trusted.overlay.opaque"
 REDIRECT = "trusted.overlay.redirect"
 PAGE = 4096
-
-
-@asynccontextmanager
-async def overlaid(
-    upper: Filesystem[Any] | None, *lowers: Filesystem[Any], userxattr: bool = False
-) -> AsyncIterator[Client]:
-    """Provide a kernel that has an overlay mounted, the topmost layer first."""
-    async with mount(OverlayFilesystem(lowers, upper, userxattr=userxattr)) as client:
-        yield client
 
 
 async def xattr(filesystem: Filesystem[Any], path: str, name: str) -> bytes | int | None:
@@ -59,55 +52,6 @@ async def xattr(filesystem: Filesystem[Any], path: str, name: str) -> bytes | in
             if error.errno != errno.ENODATA:
                 raise
             return None
-
-
-class Watched(Wrapper[Any]):
-    """Notes what is asked of a file system, and what was given out and not given back."""
-
-    def __init__(self, inner: Filesystem[Any]) -> None:
-        super().__init__(inner)
-        self.asked: Counter[str] = Counter()
-        self.held: set[int] = set()
-        self.handles = 0
-        for operation in OPERATIONS:
-            if implements(inner, operation):
-                setattr(self, operation, self._watched(operation, getattr(inner, operation)))
-
-    def _watched(self, operation: str, answer: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any) -> Any:
-            self.asked[operation] += 1
-            self.handles -= operation in {"release", "releasedir"}
-            answered = answer(*arguments)
-            for each in answered if type(answered) is tuple else (answered,):
-                if isinstance(each, Entry):
-                    self.held.add(each.attr.ino)
-                self.handles += isinstance(each, Opened)
-            return answered
-
-        return watched
-
-    def forget(self, node: int) -> None:
-        """Forget what was given out."""
-        self.held.remove(node)
-        self.inner.forget(node)
-
-
-class Slow(Wrapper[Any]):
-    """Gives others their turn in some operations."""
-
-    def __init__(self, inner: Filesystem[Any], operations: Iterable[str] = OPERATIONS) -> None:
-        super().__init__(inner)
-        for operation in operations:
-            if implements(inner, operation):
-                setattr(self, operation, self._slowed(getattr(inner, operation)))
-
-    @staticmethod
-    def _slowed(answer: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-        async def slowed(*arguments: Any) -> Any:
-            await asyncio.sleep(0)
-            return answer(*arguments)
-
-        return slowed
 
 
 # ---- What is seen ----
@@ -283,6 +227,44 @@ async def test_what_a_crash_left_is_not_seen_and_goes_at_the_next_start() -> Non
             with refused(errno.EPERM):
                 await call
     assert await content_of(upper) == {}
+
+
+async def test_an_overlay_begins_also_where_the_upper_layer_is_full() -> None:
+    upper = MemoryFilesystem(size=8 * PAGE, inodes=10, mode=0o755)
+    async with mount(upper) as client:
+        with refused(errno.ENOSPC):
+            for number in range(20):
+                await client.write_bytes(f"file{number}", b"")
+    async with overlaid(upper, await layer({"lower": b"content"})) as client:
+        assert await client.read_bytes("lower") == b"content"
+        with refused(errno.ENOSPC):
+            await client.chmod("lower", 0o600)
+        await client.unlink("file0")
+
+
+async def test_an_overlay_does_not_begin_where_the_upper_layer_cannot_be_marked() -> None:
+    upper = memory()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    upper.setxattr = refuse  # type: ignore[assignment]
+    overlay = OverlayFilesystem([memory()], upper)
+    with pytest.raises(PermissionError, match="see userxattr"):
+        await overlay.init(None)  # type: ignore[arg-type]
+    assert await content_of(upper) == {}
+
+
+async def test_layers_may_be_overlays_themselves() -> None:
+    inner = OverlayFilesystem(
+        [await layer({"dir": {"a": b"a", "b": b"b"}})], await layer({"dir": {"a": None}})
+    )
+    async with overlaid(memory(), inner, await layer({"dir": {"c": b"c"}})) as client:
+        assert await tree(client) == {"dir": {"b": b"b", "c": b"c"}}
+        assert len({(await client.stat(path)).ino for path in ("dir", "dir/b", "dir/c")}) == 3
+        await client.write_bytes("dir/b", b"new")
+        await client.unlink("dir/c")
+        assert await tree(client) == {"dir": {"b": b"new"}}
 
 
 async def test_copies_may_be_made_beside_the_upper_layer() -> None:
@@ -590,77 +572,6 @@ async def test_without_an_upper_layer_nothing_changes() -> None:
             with refused(errno.EROFS):
                 await call
         assert await tree(client) == {"file": b"content", "dir": {"a": b""}}
-
-
-# ---- Many at once ----
-
-
-async def test_a_file_is_copied_up_once_however_many_want_it() -> None:
-    content = bytes(range(256)) * 10_000
-    lower, upper = Watched(await layer({"dir": {"file": content}})), Watched(memory())
-    async with overlaid(Slow(upper), Slow(lower)) as client:
-        node = await node_of(client, "dir/file")
-        opened = await asyncio.gather(*(client.open_node(node, os.O_RDWR) for _ in range(8)))
-        assert (lower.asked["read"], upper.asked["create"], upper.asked["rename"]) == (3, 1, 2)
-        assert await client.read_bytes("dir/file") == content
-        for each in opened:
-            await client.release(node, each.fh)
-
-
-async def test_a_copy_that_nobody_waits_for_any_more_is_whole_or_not_there() -> None:
-    content = b"x" * (3 << 20)
-    for turns in range(0, 60, 3):
-        upper, lower = memory(), await layer({"dir": {"file": content}})
-        async with overlaid(Slow(upper), Slow(lower)) as client:
-            node = await node_of(client, "dir/file")
-            opening = asyncio.ensure_future(client.open_node(node, os.O_WRONLY))
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            client.interrupt()
-            with suppress(InterruptedError):
-                await client.release(node, (await opening).fh)
-            assert await client.read_bytes("dir/file") == content
-        left = await content_of(upper)
-        assert left in ({}, {"dir": {}}, {"dir": {"file": content}})
-
-
-async def test_names_that_many_change_at_once_stay_whole() -> None:
-    upper, lower = memory(), await layer({"a": {f"{index}": b"" for index in range(20)}, "b": {}})
-    async with overlaid(Slow(upper), Slow(lower)) as client:
-        a, b = [await node_of(client, path) for path in ("a", "b")]
-        moves = [client.rename_at(a, f"{index}", b, f"{index}") for index in range(10)]
-        removals = [client.unlink_at(a, f"{index}") for index in range(10, 20)]
-        looks = [client.exists(f"a/{index}") for index in range(20)]
-        links = [client.mkdir_at(b, f"new{index}") for index in range(5)]
-        await asyncio.gather(*moves, *removals, *looks, *links)
-        assert await client.listdir("a") == []
-        names = {*(f"{index}" for index in range(10)), *(f"new{index}" for index in range(5))}
-        assert set(await client.listdir("b")) == names
-        assert not any([await client.exists(f"a/{index}") for index in range(20)])
-
-
-async def test_layers_are_given_back_all_that_they_gave() -> None:
-    upper, lower = Watched(memory()), Watched(await layer({"dir": {"a": b"a", "sub": {"c": b""}}, "b": b"b"}))
-    async with overlaid(upper, lower) as client:
-        await client.write_bytes("dir/a", b"new")
-        await client.unlink("b")
-        await client.write_bytes("b", b"")
-        await client.rename("dir", "elsewhere")
-        await client.link("elsewhere/a", "again")
-        await client.rename("again", "b")
-        await client.rename("b", "elsewhere/sub/c", RenameFlags.EXCHANGE)
-        await client.unlink("elsewhere/sub/c")
-        await client.rmdir("elsewhere/sub")
-        await client.mkdir("elsewhere/sub")
-        with refused(errno.EEXIST):
-            await client.mkdir("elsewhere/sub")
-        with refused(errno.ENOTEMPTY):
-            await client.rmdir("elsewhere")
-        assert set(await tree(client)) == {"b", "elsewhere"}
-        assert lower.held == set()
-        assert len(upper.held) == 1, "the work directory is all that may be held"
-        assert (upper.handles, lower.handles) == (0, 0)
-    assert upper.held == set()
 
 
 # ---- Settings ----

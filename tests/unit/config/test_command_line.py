@@ -8,12 +8,15 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from vhostfs.backends.contract import Backend, Layer, Layered
+from vhostfs.backends.directory import DirectorySettings
 from vhostfs.config.command_line import REFUSED, Served, add_serve_options, served
 from vhostfs.config.model import (
     TIMEOUTS,
     ActivatedSocket,
     Configuration,
     DeviceSettings,
+    FilesystemSettings,
     IdRange,
     InheritedSocket,
     LockOwner,
@@ -29,6 +32,8 @@ from vhostfs.config.model import (
 )
 from vhostfs.errors import ConfigurationError
 from vhostfs.fuse_abi.negotiation import CacheMode, ReaddirplusMode
+from vhostfs.layers.id_map import IdMapSettings
+from vhostfs.layers.xattr_map import XattrMapSettings
 
 LEAST = ("--socket-path", "/run/s", "--shared-dir", "/srv")
 ROOT = PurePosixPath("/")
@@ -257,6 +262,61 @@ def test_an_option_without_effect_is_taken_and_told_where_it_matters(
     result = read(*LEAST, *arguments)
     assert result.configuration == configured(*LEAST)
     assert [each.split(":")[0] for each in result.notices] == ([] if notice is None else [notice])
+
+
+def layered(*arguments: str) -> tuple[Backend, tuple[Layer, ...]]:
+    mount = device_of(*LEAST, *arguments).mounts[ROOT]
+    assert isinstance(mount, FilesystemSettings)
+    assert isinstance(mount.backend, Layered)
+    return mount.backend.backend, mount.backend.layers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "layers"),
+    [
+        (["--xattrmap", ":map::user.v.:"], (XattrMapSettings(":map::user.v.:"),)),
+        (["-o", "xattrmap=:map::user.v.:"], (XattrMapSettings(":map::user.v.:"),)),
+        (
+            ["--translate-uid", "map:0:1:2", "--translate-gid=host:1:2:3", "--translate-uid=guest:7:8:9"],
+            (IdMapSettings(("map:0:1:2", "guest:7:8:9"), ("host:1:2:3",)),),
+        ),
+        (
+            ["--translate-uid", "map:0:1:2", "--xattrmap", ":map::user.v.:", "--cache", "never"],
+            (XattrMapSettings(":map::user.v.:"), IdMapSettings(("map:0:1:2",))),
+        ),
+    ],
+)
+def test_what_is_translated_is_a_layer_over_a_directory_that_python_serves(
+    arguments: list[str], layers: tuple[Layer, ...]
+) -> None:
+    directory, found = layered(*arguments)
+    assert isinstance(directory, DirectorySettings)
+    assert found == layers
+    assert directory.xattr is any("xattrmap" in argument for argument in arguments)
+    assert directory.direct_io is ("never" in arguments)
+    (notice,) = read(*LEAST, *arguments).notices
+    assert notice.endswith("the directory is served by Python, which takes more of the processor")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--translate-uid", "map:1"], "--translate-uid: 'map:1' should be map:FROM:TO:COUNT, in numbers"),
+        (["--xattrmap", ":ok:all"], "--xattrmap: a rule ends before its scope; each field is closed by ':'"),
+        (
+            ["--translate-gid", "map:0:1:2", "--posix-acl"],
+            "--translate-gid: POSIX ACLs hold ids, which are not translated",
+        ),
+        (
+            ["--xattrmap", ":map::user.v.:", "-o", "flock,posix_lock"],
+            "--xattrmap: locks.flock, locks.posix is not to be had beside it",
+        ),
+    ],
+)
+def test_a_translation_that_cannot_be_is_refused(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refusal(capsys, *LEAST, *arguments) == sentence
 
 
 @pytest.mark.parametrize("option", sorted(REFUSED))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import pytest
 
@@ -27,6 +29,7 @@ from vhostfs.control.client import list_mounts
 from vhostfs.errors import StartError
 from vhostfs.filesystem import ROOT, Attr, Caller, Entry, Filesystem, ReadBuffer
 from vhostfs.fuse_abi.opcodes import ROOT_ID, Opcode
+from vhostfs.serving import Mounts
 
 VHOSTFS = [sys.executable, "-c", "import sys; from vhostfs.cli import main; sys.exit(main())"]
 
@@ -385,3 +388,48 @@ def test_what_serves_directories_alone_loads_no_api_for_file_systems(program: st
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
     assert not {"vhostfs.filesystem", "vhostfs.session", "importlib.metadata", "pydantic"} & set(loaded)
+
+
+def test_a_program_serves_a_tree_whose_mounts_come_and_go(socket: Path) -> None:
+    class Other(Memo):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+    def look(client: FuseClient, path: bytes) -> bytes:
+        return client.read(client.walk(path).nodeid, 0, 100)
+
+    def work(mounts: Mounts) -> None:
+        """Be the guest, in a thread, and have the program change its mounts."""
+        more = Other()
+        with Frontend.start(socket) as frontend:
+            client = FuseClient(frontend)
+            client.init()
+            assert look(client, b"deep/other/note") == b"memo"
+            anyio.from_thread.run(mounts.add, "/more", more)
+            assert look(client, b"more/note") == b"memo"
+            assert [str(place) for place in mounts.places] == ["/", "/deep/other", "/more"]
+            with pytest.raises(OSError, match="another mount is there"):
+                anyio.from_thread.run(mounts.add, "/more", Memo())
+            anyio.from_thread.run(mounts.remove, "/more")
+            assert more.closed
+            with pytest.raises(FileNotFoundError):
+                look(client, b"more/note")
+            with pytest.raises(OSError, match=os.strerror(errno.EBUSY)):
+                anyio.from_thread.run(mounts.remove, "/")
+
+    async def serve() -> None:
+        async with anyio.create_task_group() as group:
+            mounts = await group.start(vhostfs.serve, {"/": Memo(), "/deep/other": Memo()}, socket)
+            await anyio.to_thread.run_sync(work, mounts)
+            group.cancel_scope.cancel()
+        with pytest.raises(OSError, match="the device is not served"):
+            await mounts.add("/more", Memo())
+
+    anyio.run(serve)
+
+
+def test_nothing_cannot_be_served(socket: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to serve"):
+        anyio.run(vhostfs.serve, {}, socket)

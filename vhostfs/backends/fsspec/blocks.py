@@ -17,12 +17,13 @@ type Key = tuple[str, tuple[str, ...], int, int]
 class BlockCache:
     """Fetches blocks, each once for all who wait for it, and keeps those that were used last."""
 
-    def __init__(self, remote: Remote, block_size: int, limit: int) -> None:
-        """Keep up to `limit` bytes; one block at least."""
+    def __init__(self, remote: Remote, block_size: int, limit: int, timeout_seconds: float) -> None:
+        """Keep up to `limit` bytes; one block at least. What takes longer than the time-out is given up."""
         self._remote: Final = remote
         self._block_size: Final = block_size
         self._limit: Final = max(limit, block_size)
         self._blocks: OrderedDict[Key, bytes] = OrderedDict()
+        self._timeout_seconds: Final = timeout_seconds
         self._used = 0
         self._under_way: dict[Key, asyncio.Task[bytes]] = {}
 
@@ -65,7 +66,9 @@ class BlockCache:
         begin = number * self._block_size
         end = min(begin + self._block_size, size)
         try:
-            data = await self._remote.read(path, begin, end)
+            # Who waits may be gone by then: it must not keep those who come later from another try.
+            async with asyncio.timeout(self._timeout_seconds):
+                data = await self._remote.read(path, begin, end)
         finally:
             del self._under_way[key]
         if len(data) == size != end - begin:

@@ -111,7 +111,8 @@ class FsspecFilesystem(Filesystem[Handle]):
         self._listings: OrderedDict[str, tuple[float, dict[str, Found]]] = OrderedDict()
         self._made: dict[str, set[str]] = {}
         """Directories that the guest made, or emptied, by their parents: object stores know of none."""
-        self._blocks = BlockCache(self._remote, self._limits.block_size, self._limits.cache_size)
+        limits = self._limits
+        self._blocks = BlockCache(self._remote, limits.block_size, limits.cache_size, limits.timeout_seconds)
         self._budget = Budget(self._limits.write_size)
 
     # ---- Life ----

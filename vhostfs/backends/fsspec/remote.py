@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import importlib
 import logging
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final
 
 from vhostfs.errors import ConfigurationError
@@ -43,7 +45,7 @@ class Remote:
         """
         try:
             from fsspec import get_filesystem_class  # noqa: PLC0415 - the extra may be missing
-            from fsspec.core import split_protocol  # noqa: PLC0415
+            from fsspec.core import split_protocol, url_to_fs  # noqa: PLC0415
         except ModuleNotFoundError:
             raise ConfigurationError("mounts of type fsspec need the extra vhostfs[fsspec]") from None
         self._url: Final = url
@@ -56,6 +58,16 @@ class Remote:
             raise ConfigurationError(f"{url} cannot be served: {error}") from None
         self.asynchronous: Final = len(classes) == 1 and bool(getattr(classes[0], "async_impl", False))
         """Whether its own coroutines are used, on the session's event loop."""
+        # What is imported late would be out of sight in the sandbox: all that making an implementation, or
+        # asking for a host's address, needs. One with coroutines is made without any thread.
+        "host".encode("idna")
+        with suppress(ImportError):
+            importlib.import_module("fsspec.implementations.chained")
+        if self.asynchronous:
+            try:
+                url_to_fs(url, asynchronous=True, **{**self._options, "skip_instance_cache": True})
+            except (ImportError, ValueError, TypeError) as error:
+                raise ConfigurationError(f"{url} cannot be served: {error}") from None
         self.is_http: Final = len(links) == 1 and url.startswith(("http://", "https://"))
         self.root = ""
         """The path of the root directory, without a slash at its end where that is not all of it."""
@@ -114,10 +126,10 @@ class Remote:
                 if self.asynchronous:
                     return await getattr(self._filesystem, f"_{name}")(*arguments, **keywords)
                 method = getattr(self._filesystem, name)
-                work = asyncio.get_running_loop().run_in_executor(
+                # What was not begun when nobody waits for it any more is not begun at all.
+                return await asyncio.get_running_loop().run_in_executor(
                     self._threads, lambda: method(*arguments, **keywords)
                 )
-                return await asyncio.shield(work)
             except Exception as error:
                 raise _as_os_error(error, name, self._url) from error
 

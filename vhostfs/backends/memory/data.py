@@ -212,8 +212,11 @@ class SparseData:
     def _back(self, begin: int, end: int) -> int:
         """Fill holes between two offsets, both at pages, with zeroes until space is out; return how far."""
         for since, until in list(self._gaps(begin, end)):
-            reached = self._charge(since, until)
-            self._insert(since, reached)
+            charged = self._charge(since, until)
+            reached = self._insert(since, charged)
+            if reached < charged:
+                self.pages -= (charged - reached) // PAGE
+                self._space.give_pages((charged - reached) // PAGE)
             if reached < until:
                 return reached
         return end
@@ -238,18 +241,25 @@ class SparseData:
         self.pages += wanted
         return end
 
-    def _insert(self, begin: int, end: int) -> None:
-        """Put zeroes into a gap: longer runs before it, new ones, or the one behind it made longer."""
+    def _insert(self, begin: int, end: int) -> int:
+        """Put zeroes into a gap: longer runs before it, new ones, or the one behind it made longer.
+
+        Return how far the machine's memory reached.
+        """
         starts, runs = self._starts, self._runs
         while begin < end:
             index = bisect_right(starts, begin)
             size = min(end - begin, RUN_LIMIT - begin % RUN_LIMIT)
-            if index and begin % RUN_LIMIT and starts[index - 1] + len(runs[index - 1]) == begin:
-                runs[index - 1] += _ZEROES[:size]
-                index -= 1
-            else:
-                starts.insert(index, begin)
-                runs.insert(index, bytearray(size))
+            try:
+                if index and begin % RUN_LIMIT and starts[index - 1] + len(runs[index - 1]) == begin:
+                    runs[index - 1] += _ZEROES[:size]
+                    index -= 1
+                else:
+                    run = bytearray(size)
+                    starts.insert(index, begin)
+                    runs.insert(index, run)
+            except MemoryError:
+                return begin
             begin += size
             following = index + 1
             if (
@@ -260,6 +270,7 @@ class SparseData:
             ):
                 runs[index] += runs[following]
                 del starts[following], runs[following]
+        return end
 
     def _zero(self, begin: int, end: int) -> None:
         """Put zeroes where there is data between two offsets of one page."""

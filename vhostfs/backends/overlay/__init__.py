@@ -8,6 +8,7 @@ copyup      how files come into the upper layer
 data        copies of data and attributes between file systems
 layers      one layer: its file system, the lookups of it that are held
 marks       overlayfs' own attributes, whiteouts, redirects
+notices     what layers tell the kernel of their nodes
 settings    the mount `overlay` of the configuration
 """
 

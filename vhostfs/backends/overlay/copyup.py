@@ -11,12 +11,11 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from vhostfs.backends.overlay.data import copy_data, copy_xattrs
-from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, is_directory, refuse
+from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, is_directory, refuse, whole
 from vhostfs.backends.overlay.tree import WORK_NAME, Node, Tree
 from vhostfs.filesystem import Attr, Entry, RenameFlags, SetAttr, settled
 
@@ -52,7 +51,8 @@ class Workplace:
             await self._upper.set_xattr(await self.directory(), mark, b"y")
         except OSError as error:
             if error.errno not in _FULL:
-                reason = f"the upper layer of an overlay does not take {mark}: {error.strerror}"
+                hint = "; see userxattr" if self._upper.marks.follows_redirects else ""
+                reason = f"the upper layer of an overlay does not take {mark}: {error.strerror}{hint}"
                 raise OSError(error.errno, reason) from error
         finally:
             await self._remove_all()
@@ -150,20 +150,6 @@ class CopyUp:
         self._filesystem = upper.filesystem
         self.work = Workplace(upper, work)
 
-    async def whole[Result](self, steps: Coroutine[Any, Any, Result]) -> Result:
-        """Take several steps without being cancelled in their midst; the cancellation counts behind them."""
-        task = asyncio.Task(steps, loop=asyncio.get_running_loop(), eager_start=True)
-        cancelled = False
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                cancelled = True
-        if cancelled:
-            task.exception()
-            raise asyncio.CancelledError
-        return task.result()
-
     async def ensure(self, node: Node, limit: int | None = None) -> Real:
         """Return a node's file in the upper layer, copied there first where it was not.
 
@@ -174,7 +160,7 @@ class CopyUp:
             return node.upper
         if node.is_directory:
             async with self._tree.changing():
-                return await self.whole(self.ensure_directory(node))
+                return await whole(self.ensure_directory(node))
         if node.lock is None:
             node.lock = asyncio.Lock()
         async with node.lock:
@@ -213,7 +199,7 @@ class CopyUp:
             await self._copy_attributes(lower, attr, upper)
             await self._place(node, upper, None, work, name)
         except BaseException:
-            await self._give_up(node, upper, name)
+            await whole(self._give_up(node, upper, name))
             raise
 
     async def _copy_file(self, node: Node, limit: int | None) -> None:
@@ -233,9 +219,9 @@ class CopyUp:
                 number = self._upper.number((await self._upper.getattr(upper.node)).ino)
             await self._copy_attributes(lower, attr, upper)
             async with self._tree.changing():
-                await self.whole(self._publish(node, upper, number, work, name))
+                await whole(self._publish(node, upper, number, work, name))
         except BaseException:
-            await self._give_up(node, upper, name)
+            await whole(self._give_up(node, upper, name))
             raise
 
     async def _give_up(self, node: Node, upper: Real | None, name: str) -> None:
@@ -311,8 +297,8 @@ class CopyUp:
             self._upper.drop(upper.node)
             raise
         finally:
-            if is_open and "release" in self._upper.answers:
-                await settled(filesystem.release(OVERLAY, upper.node, handle, flags))
+            if is_open:
+                await self._upper.close_file(upper.node, handle, flags)
         return upper
 
     async def _copy_attributes(self, lower: Real, attr: Attr, upper: Real) -> None:

@@ -138,8 +138,8 @@ async def copy_data(
                 offset += len(data)
                 await asyncio.sleep(0)
     finally:
-        if opened is not None and "release" in source.answers:
-            await settled(source.filesystem.release(OVERLAY, node, handle, os.O_RDONLY))
+        if opened is not None:
+            await source.close_file(node, handle, os.O_RDONLY)
 
 
 async def copy_xattrs(source: Layer, node: int, target: Layer, target_node: int) -> None:

@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from vhostfs.backends.overlay.changes import Changes, Make
 from vhostfs.backends.overlay.copyup import CopyUp
-from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, refuse
+from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, refuse, whole
 from vhostfs.backends.overlay.listing import OpenDirectory
 from vhostfs.backends.overlay.marks import TRUSTED, USER
+from vhostfs.backends.overlay.notices import LayerSession
 from vhostfs.backends.overlay.tree import Node, Tree
 from vhostfs.filesystem import (
     ROOT,
@@ -25,12 +26,14 @@ from vhostfs.filesystem import (
     Filesystem,
     MaybeAwaitable,
     Opened,
+    OpenReplyFlags,
     Options,
     ReadBuffer,
     RenameFlags,
     Session,
     SetAttr,
     StatFs,
+    StatX,
     WriteBuffer,
     WriteFlags,
     implemented,
@@ -99,6 +102,8 @@ class OverlayFilesystem(Filesystem[Handle]):
             if self._upper is not None and self._copyup is not None
             else None
         )
+        flushes = any("flush" in layer.answers for layer in self._tree.layers)
+        self._open_flags = OpenReplyFlags(0) if flushes else OpenReplyFlags.NOFLUSH
         every = [layer.filesystem.options for layer in self._tree.layers]
         self.options = Options(
             entry_seconds=min(options.entry_seconds for options in every),
@@ -114,7 +119,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     async def init(self, session: Session) -> None:
         """Begin every layer, and remove what a crash has left in the upper one."""
         for layer in self._tree.layers:
-            await settled(layer.filesystem.init(_LayerSession(session, self._tree, layer)))
+            await settled(layer.filesystem.init(LayerSession(session, self._tree, layer)))
         if self._copyup is not None:
             await self._copyup.work.begin()
         await self._tree.begin()
@@ -169,6 +174,16 @@ class OverlayFilesystem(Filesystem[Handle]):
     @staticmethod
     async def _getattr_later(held: Node, answer: MaybeAwaitable[Attr]) -> Attr:
         return _shown(held, await settled(answer))
+
+    async def statx(self, caller: Caller, node: int, handle: Handle | None, mask: int) -> StatX:
+        """Return attributes with the topmost file's time of birth, where its layer tells it."""
+        with self._tree.using(node) as held:
+            real = held.real
+            if "statx" not in real.layer.answers:
+                return StatX(_shown(held, await real.layer.getattr(real.node)))
+            inner = handle.handle if type(handle) is OpenFile and handle.real is real else None
+            about = await settled(real.layer.filesystem.statx(caller, real.node, inner, mask))
+            return replace(about, attr=_shown(held, about.attr))
 
     async def setattr(self, caller: Caller, node: int, handle: Handle | None, changes: SetAttr) -> Attr:
         """Change attributes in the upper layer; of what is cut off nothing is copied there."""
@@ -228,22 +243,22 @@ class OverlayFilesystem(Filesystem[Handle]):
                 refuse(errno.EPERM)
             await copyup.ensure(held)
             async with self._tree.changing():
-                attr = await copyup.whole(changes.link(caller, held, directory, name))
+                attr = await whole(changes.link(caller, held, directory, name))
             return self._entry(held, attr)
 
     async def unlink(self, caller: Caller, parent: int, name: str) -> None:
         """Remove a name, by a whiteout where a lower layer has it."""
-        _, copyup, changes = self._writing()
+        _, _, changes = self._writing()
         with self._tree.using(parent) as directory:
             async with self._tree.changing():
-                await copyup.whole(changes.unlink(caller, directory, name))
+                await whole(changes.unlink(caller, directory, name))
 
     async def rmdir(self, caller: Caller, parent: int, name: str) -> None:
         """Remove a directory that shows no entries."""
-        _, copyup, changes = self._writing()
+        _, _, changes = self._writing()
         with self._tree.using(parent) as directory:
             async with self._tree.changing():
-                await copyup.whole(changes.rmdir(caller, directory, name))
+                await whole(changes.rmdir(caller, directory, name))
 
     async def rename(
         self, caller: Caller, parent: int, name: str, new_parent: int, new_name: str, flags: RenameFlags
@@ -259,8 +274,10 @@ class OverlayFilesystem(Filesystem[Handle]):
             while True:
                 async with self._tree.changing():
                     steps = changes.rename(caller, directory, name, target, new_name, flags)
-                    if await copyup.whole(steps):
+                    if await whole(steps):
                         return
+                if caller.interrupted():
+                    refuse(errno.EINTR)
                 for above, moved in ((directory, name), (target, new_name)):
                     if moved is name or flags & RenameFlags.EXCHANGE:
                         await self._copy_up_child(copyup, above, moved)
@@ -280,6 +297,8 @@ class OverlayFilesystem(Filesystem[Handle]):
         """Open a file; for writing in the upper layer, copied there first, by O_TRUNC without data."""
         with self._tree.using(node) as held:
             real = held.real
+            if held.is_directory:
+                refuse(errno.EISDIR)
             if flags & (os.O_ACCMODE | os.O_TRUNC):
                 real = await self._writable(held, 0 if flags & os.O_TRUNC else None)
             return await self._open(caller, held, real, flags)
@@ -290,35 +309,40 @@ class OverlayFilesystem(Filesystem[Handle]):
         opened = await settled(real.layer.filesystem.open(caller, real.node, flags))
         return self._opened(node, real, opened, flags)
 
-    @staticmethod
-    def _opened(node: Node, real: Real, opened: Opened[Any], flags: int) -> Opened[Handle]:
+    def _opened(self, node: Node, real: Real, opened: Opened[Any], flags: int) -> Opened[Handle]:
         node.holds += 1
-        return Opened(OpenFile(node, real, opened.handle, flags), opened.flags)
+        return Opened(OpenFile(node, real, opened.handle, flags), opened.flags | self._open_flags)
 
     async def create(
         self, caller: Caller, parent: int, name: str, mode: int, flags: int
     ) -> tuple[Entry, Opened[Handle]]:
         """Make a file in the upper layer and open it, or open the one that is there."""
-        upper, copyup, changes = self._writing()
+        upper, _, changes = self._writing()
         filesystem = upper.filesystem
         opened: Opened[Any] | None = None
+        made_node = 0
 
         async def make(maker: Caller, directory: int, new_name: str) -> Entry:
-            nonlocal opened
+            nonlocal opened, made_node
             if "create" in upper.answers:
                 made = filesystem.create(maker, directory, new_name, mode, flags | os.O_EXCL)
                 entry, opened = await settled(made)
+                made_node = entry.attr.ino if entry.node is None else entry.node
                 return entry
             return await settled(filesystem.mknod(maker, directory, new_name, stat.S_IFREG | mode, 0))
 
         with self._tree.using(parent) as directory:
             try:
                 async with self._tree.changing():
-                    node, attr = await copyup.whole(self._made(caller, directory, name, make, changes))
+                    node, attr = await whole(self._made(caller, directory, name, make, changes))
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
                 return await self._open_existing(caller, directory, name, flags)
+            except OSError:
+                if opened is not None:
+                    await upper.close_file(made_node, opened.handle, flags)
+                raise
             try:
                 real = node.real
                 if opened is not None:
@@ -415,8 +439,7 @@ class OverlayFilesystem(Filesystem[Handle]):
 
     @staticmethod
     async def _close(file: OpenFile, caller: Caller, flags: int) -> None:
-        if {"open", "release"} <= file.real.layer.answers:
-            await settled(file.real.layer.filesystem.release(caller, file.real.node, file.handle, flags))
+        await file.real.layer.close_file(file.real.node, file.handle, flags, caller)
 
     async def _current(self, file: OpenFile) -> OpenFile:
         """Open a file anew in the upper layer, where it was copied to since it was opened for reading."""
@@ -502,6 +525,8 @@ class OverlayFilesystem(Filesystem[Handle]):
     def opendir(self, caller: Caller, node: int, flags: int) -> Opened[Handle]:
         """Open a directory: its layers are opened when it is listed."""
         held = self._tree.node(node)
+        if not held.is_directory:
+            refuse(errno.ENOTDIR)
         held.holds += 1
         return Opened(OpenDirectory(self._tree, held))
 
@@ -608,10 +633,10 @@ class OverlayFilesystem(Filesystem[Handle]):
         return Entry(_shown(node, attr), node.number)
 
     async def _make(self, caller: Caller, parent: int, name: str, make: Make) -> Entry:
-        _, copyup, changes = self._writing()
+        _, _, changes = self._writing()
         with self._tree.using(parent) as directory:
             async with self._tree.changing():
-                node, attr = await copyup.whole(self._made(caller, directory, name, make, changes))
+                node, attr = await whole(self._made(caller, directory, name, make, changes))
             try:
                 return self._entry(node, attr)
             finally:
@@ -638,39 +663,6 @@ class OverlayFilesystem(Filesystem[Handle]):
         if operation not in real.layer.answers:
             refuse(errno.EOPNOTSUPP)
         return real
-
-
-class _LayerSession:
-    """What a layer may ask of the session: told of its own nodes, it tells of the overlay's."""
-
-    def __init__(self, session: Session, tree: Tree, layer: Layer) -> None:
-        self._session = session
-        self._tree = tree
-        self._layer = layer
-
-    @property
-    def minor(self) -> int:
-        """Return the minor version of FUSE 7 that the kernel speaks."""
-        return self._session.minor
-
-    def _number(self, node: int) -> int:
-        return self._tree.by_real(self._layer, node).number
-
-    def invalidate_node(self, node: int, offset: int = 0, length: int = -1) -> None:
-        """Have the kernel forget what it knows of the node that shows this one."""
-        self._session.invalidate_node(self._number(node), offset, length)
-
-    def invalidate_entry(self, parent: int, name: str) -> None:
-        """Have the kernel ask for a name again."""
-        self._session.invalidate_entry(self._number(parent), name)
-
-    def entry_deleted(self, parent: int, node: int, name: str) -> None:
-        """Have the kernel ask for a name again: a layer below may have another one of that name."""
-        self._session.invalidate_entry(self._number(parent), name)
-
-    def store(self, node: int, offset: int, data: Buffer) -> None:
-        """Put data into the kernel's cache of a file."""
-        self._session.store(self._number(node), offset, data)
 
 
 def check_layers(lowers: int, upper_path: str, work: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import stat
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, NoReturn
@@ -26,6 +27,7 @@ OVERLAY: Final = Caller()
 """Who asks a layer when the overlay does so on its own account: lookups, copies, marks, whiteouts."""
 
 _NUMBER_BITS: Final = 56
+_NESTED_NUMBER_BITS: Final = 48
 _DOTS: Final = frozenset({".", ".."})
 _ABSENT: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES})
 
@@ -33,6 +35,22 @@ _ABSENT: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS, errno
 def refuse(number: int) -> NoReturn:
     """Raise the OSError of an errno."""
     raise OSError(number, os.strerror(number))
+
+
+async def whole[Result](steps: Coroutine[Any, Any, Result]) -> Result:
+    """Take several steps without being cancelled in their midst: what is done is answered so.
+
+    Who goes on with something long behind them asks Caller.interrupted.
+    """
+    task = asyncio.Task(steps, loop=asyncio.get_running_loop(), eager_start=True)
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            waiting = asyncio.current_task()
+            assert waiting is not None
+            waiting.uncancel()
+    return task.result()
 
 
 class Real(NamedTuple):
@@ -75,8 +93,11 @@ class Layer:
         return f"Layer({self.position})"
 
     def number(self, ino: int) -> int:
-        """Return the st_ino for a file of this layer: the layer's in the high bits, where these are free."""
-        return self._numbers | ino if ino >> _NUMBER_BITS == 0 else ino
+        """Return the st_ino for a file of this layer: the layer's number in the high bits."""
+        if ino >> _NUMBER_BITS == 0:
+            return self._numbers | ino
+        # An overlay as a layer, say, which uses these bits itself.
+        return ino ^ (self.position + 1 << _NESTED_NUMBER_BITS)
 
     async def begin(self) -> None:
         """Find the layer's root. OSError ENOENT, ENOTDIR."""
@@ -191,6 +212,11 @@ class Layer:
         impure = self.marks.impure in names
         return Directory(opaque == b"y", self.position > 0 and opaque == b"x", redirect, impure)
 
+    async def close_file(self, node: int, handle: Any, flags: int, caller: Caller = OVERLAY) -> None:
+        """Give back what the file system's open or create returned; not to be cancelled."""
+        if "release" in self.answers:
+            await whole(settled(self.filesystem.release(caller, node, handle, flags)))
+
     # ---- Listings ----
 
     async def open_directory(self, node: int) -> Any:
@@ -201,9 +227,9 @@ class Layer:
         return (await settled(self.filesystem.opendir(OVERLAY, node, flags))).handle
 
     async def close_directory(self, node: int, handle: Any) -> None:
-        """Give back what open_directory returned."""
+        """Give back what open_directory returned; not to be cancelled."""
         if {"opendir", "releasedir"} <= self.answers:
-            await settled(self.filesystem.releasedir(OVERLAY, node, handle, os.O_RDONLY))
+            await whole(settled(self.filesystem.releasedir(OVERLAY, node, handle, os.O_RDONLY)))
 
     async def list(self, node: int) -> AsyncGenerator[DirEntry]:
         """Yield a directory's entries but '.' and '..', from the beginning to the end."""

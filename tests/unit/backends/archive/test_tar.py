@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import stat
+import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,7 +18,6 @@ from typing import Any
 
 import anyio
 import pytest
-from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -27,6 +27,11 @@ from vhostfs.errors import ConfigurationError
 from vhostfs.files import walk
 from vhostfs.filesystem import Caller
 from vhostfs.testing import mount
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 pytestmark = pytest.mark.anyio
 

@@ -133,7 +133,7 @@ class Slow:
 
 async def test_a_block_is_fetched_once_for_all_who_wait_and_kept_within_bounds() -> None:
     slow = Slow(DATA)
-    blocks = BlockCache(slow, 4096, 3 * 4096)  # type: ignore[arg-type]
+    blocks = BlockCache(slow, 4096, 3 * 4096, 60.0)  # type: ignore[arg-type]
     place = ("file", (), len(DATA))
     first = asyncio.create_task(blocks.read(*place, 100, 50))
     second = asyncio.create_task(blocks.read(*place, 4000, 200))
@@ -157,6 +157,15 @@ async def test_a_block_is_fetched_once_for_all_who_wait_and_kept_within_bounds()
     await blocks.close()
     with suppress(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_fetch_that_hangs_is_given_up_and_tried_again() -> None:
+    slow = Slow(DATA)
+    blocks = BlockCache(slow, 4096, 4096, 0.01)  # type: ignore[arg-type]
+    with pytest.raises(TimeoutError):
+        await blocks.read("file", (), len(DATA), 0, 10)
+    slow.answer.set()
+    assert await blocks.read("file", (), len(DATA), 0, 10) == DATA[:10]
 
 
 # ---- Writing ----
