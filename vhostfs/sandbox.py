@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib
 import logging
 import os
 import pwd
@@ -189,6 +190,7 @@ def _enter_namespace(
     with _refusal("make a root directory", WITHOUT_NAMESPACES):
         root = _new_tmpfs()
         if network:
+            importlib.import_module("encodings.idna")  # in which Python spells names of hosts
             _copy_resolver_files(root)
         _syscall(SYS_MOVE_MOUNT, root, b"", AT_FDCWD, b"/", MOVE_MOUNT_F_EMPTY_PATH)
     for index, clone in enumerate(clones):

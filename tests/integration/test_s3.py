@@ -1,0 +1,89 @@
+"""A bucket in a guest with a real kernel: a repository cloned onto it, and a program built there, outlive it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, fake_s3
+from tests.guests.daemon import Daemon
+from tests.integration.lanes import UML, Lane
+
+pytestmark = pytest.mark.parametrize("lane", [UML], indirect=True)
+
+MAKE_REPOSITORY = """
+set -e
+mkdir /tmp/repository && cd /tmp/repository && git init -q .
+for i in $(seq 30); do echo "int f$i(void) { return $i; }" >file$i.c; done
+printf 'int f7(void); int main(void) { return f7(); }\\n' >main.c
+ln -s main.c link.c && chmod 755 file1.c
+git add . && git -c user.name=a -c user.email=a@b commit -qm all
+"""
+
+WORK = """
+set -e
+cd {bucket} && git clone -q /tmp/repository cloned && cd cloned
+[ -z "$(git status --short)" ]
+cc -o program main.c file7.c
+./program && exit 1 || [ $? -eq 7 ]
+mkdir -p deep/er && mv program deep/er/program && mv deep moved
+tar -cf moved/all.tar *.c && head -c 3000000 /dev/zero | tr '\\0' x >moved/large
+"""
+
+FIND_AGAIN = """
+set -e
+cd {bucket}/cloned
+git status --short
+git fsck --strict 2>/dev/null
+[ "$(readlink link.c)" = main.c ] && [ -x file1.c ] && [ ! -x file2.c ]
+moved/er/program && exit 1 || [ $? -eq 7 ]
+tar -tf moved/all.tar | wc -l
+tr -d x <moved/large | wc -c
+"""
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[FakeS3]:
+    """A store that runs on a thread of its own."""
+    server, begun, ended = FakeS3(), threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with fake_s3(server):
+            begun.set()
+            await asyncio.to_thread(ended.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    assert begun.wait(30)
+    yield server
+    ended.set()
+    thread.join()
+
+
+def test_a_repository_on_a_bucket_outlives_its_guest(lane: Lane, store: FakeS3, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(SECRET)
+    bucket = {
+        "type": "s3",
+        "bucket": BUCKET,
+        "endpoint": store.url,
+        "access_key": ACCESS_KEY,
+        "secret_key_file": str(tmp_path / "secret"),
+    }
+    for number, script in enumerate((WORK, FIND_AGAIN)):
+        with contextlib.ExitStack() as stack:
+            place = tmp_path / f"daemon-{number}"
+            place.mkdir()
+            daemon = stack.enter_context(Daemon(place, tmp_path, "bucket", mounts={"/": bucket}))
+            guest = stack.enter_context(lane.guest_with([daemon]))
+            if number == 0:
+                guest.run(MAKE_REPOSITORY)
+            said = guest.run(script.format(bucket=guest.mount("bucket")), timeout=240)
+    assert said.split()[-2:] == ["32", "0"]
+    assert "?? moved/" in said
+    assert store.bucket.objects["cloned/link.c"].data == b"main.c"
+    assert not store.bucket.uploads
