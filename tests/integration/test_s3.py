@@ -1,4 +1,4 @@
-"""A bucket in a guest with a real kernel: a repository cloned onto it, and a program built there, outlive it."""
+"""A bucket in a guest with a real kernel: a repository on it, and a program, outlive the guest."""
 
 from __future__ import annotations
 
