@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
-from examples.sqlite_table import LARGEST, Notes
+from examples.sqlite_table import LARGEST, SCHEMA, Notes
 from vhostfs.filesystem import RenameFlags
-from vhostfs.testing import mount
+from vhostfs.testing import Client, mount
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vhostfs_quiet]
 
@@ -19,6 +21,15 @@ pytestmark = [pytest.mark.anyio, pytest.mark.vhostfs_quiet]
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
     return tmp_path / "notes.db"
+
+
+@asynccontextmanager
+async def mounted(database: Path) -> AsyncIterator[Client]:
+    """Mount the table, and close the database in the end."""
+    notes = Notes(os.fspath(database))
+    with closing(notes._database):
+        async with mount(notes) as client:
+            yield client
 
 
 def rows(database: Path) -> list[tuple[str, bytes]]:
@@ -30,8 +41,7 @@ def rows(database: Path) -> list[tuple[str, bytes]]:
 
 
 async def test_what_a_guest_writes_are_rows(database: Path) -> None:
-    notes = Notes(os.fspath(database))
-    async with mount(notes) as client:
+    async with mounted(database) as client:
         await client.write_bytes("/one", b"first")
         await client.write_bytes("/two", b"")
         await client.write_bytes("/gone", b"x" * 100_000)
@@ -43,12 +53,11 @@ async def test_what_a_guest_writes_are_rows(database: Path) -> None:
         await client.rename("/one", "/Ünicode")
         await client.unlink("/gone")
         assert not await client.exists("/gone")
-    notes._database.close()
     assert rows(database) == [("two", b"\0\0"), ("Ünicode", b"first")]
 
 
 async def test_names_are_unique_and_may_be_any(database: Path) -> None:
-    async with mount(Notes(os.fspath(database))) as client:
+    async with mounted(database) as client:
         for name in ("a", "b", os.fsdecode(b"\xff"), "x' OR 1=1 --"):
             await client.write_bytes(f"/{name}", name.encode(errors="surrogateescape"))
             assert await client.read_bytes(f"/{name}") == os.fsencode(name)
@@ -65,7 +74,7 @@ async def test_names_are_unique_and_may_be_any(database: Path) -> None:
 
 
 async def test_no_offset_costs_more_memory_than_the_largest_file(database: Path) -> None:
-    async with mount(Notes(os.fspath(database))) as client:
+    async with mounted(database) as client:
         await client.write_bytes("/file", b"content")
         node = (await client.lookup(1, "file")).nodeid
         for offset in (LARGEST, 2**40, 2**62):
@@ -79,8 +88,9 @@ async def test_no_offset_costs_more_memory_than_the_largest_file(database: Path)
 
 
 async def test_names_that_no_file_can_have_are_left_out(database: Path) -> None:
-    notes = Notes(os.fspath(database))
-    for name in ("", ".", "..", "a/b", "a\0b", "fine"):
-        notes._database.execute("INSERT INTO notes VALUES (?, x'')", (name,))
-    async with mount(notes) as client:
+    with closing(sqlite3.connect(database, autocommit=True)) as connection:
+        connection.execute(SCHEMA)
+        for name in ("", ".", "..", "a/b", "a\0b", "fine"):
+            connection.execute("INSERT INTO notes VALUES (?, x'')", (name,))
+    async with mounted(database) as client:
         assert await client.listdir("/") == ["fine"]
