@@ -100,9 +100,9 @@ def main(argv: Sequence[str]) -> int:
     except (NoDaemonError, WrongReplyError) as error:
         sys.stderr.write(f"python-compare: {error}\n")
         return 1
-    sys.stdout.write(tables(found) + "\n")
     if options.json:
         found.save(options.json)
+    sys.stdout.write(tables(found) + "\n")
     return 0
 
 

@@ -37,7 +37,7 @@ class CallSamples:
     def ratio(self, name: str, other: str, figure: int) -> float:
         """Return one's figure (0: rate, 1: CPU) over the other's: the median of neighbouring runs."""
         pairs = zip(self.samples[name], self.samples[other], strict=True)
-        return float(median(one[figure] / two[figure] for one, two in pairs))
+        return float(median(one[figure] / max(two[figure], 1e-9) for one, two in pairs))
 
 
 @dataclass(frozen=True, slots=True)

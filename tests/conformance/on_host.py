@@ -11,7 +11,7 @@ from typing import Self
 from tests.conformance.detached import detached_tmpfs
 from tests.conformance.host import HostPlace
 from tests.conformance.ring import devices_of
-from tests.mounting.mounts import Daemon, daemon, device_of
+from tests.mounting.mounts import Daemon, daemon, device_of, unmount
 
 
 class Mounts:
@@ -34,6 +34,7 @@ class Mounts:
             mountpoint.mkdir()
             configuration = self._base / f"{name}.yaml"
             configuration.write_text(devices_of({name: self._mounts[name]}, self._base, self._tmpfs))
+            self._stack.callback(_taken_away, mountpoint)
             process = self._stack.enter_context(
                 daemon("-o", "allow_other,dev,suid", configuration, mountpoint)
             )
@@ -60,3 +61,9 @@ class Mounts:
                 assert "Traceback" not in process.log, process.log
                 assert " ERROR " not in process.log, process.log
                 assert device_of(mountpoint) is None
+
+
+def _taken_away(mountpoint: Path) -> None:
+    """Unmount what a daemon left that was killed."""
+    if device_of(mountpoint) is not None:
+        unmount(mountpoint, "-l")
