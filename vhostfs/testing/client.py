@@ -108,7 +108,11 @@ class Client(KernelClient):
                 entry, opened = await self.create_at(parent, name, mode, flags)
                 node = entry.nodeid
             else:
-                opened = await self.open_node(node, flags)
+                try:
+                    opened = await self.open_node(node, flags)
+                except BaseException:
+                    self._let_go(node)
+                    raise
                 if InitFlags.ATOMIC_O_TRUNC not in self.flags:
                     await self.setattr(node, SetattrIn(SetattrValid.SIZE))
         finally:
