@@ -56,4 +56,6 @@ ffibuilder = make_builder()
 
 if __name__ == "__main__":
     os.chdir(ROOT)
-    ffibuilder.compile(tmpdir=str(ROOT), verbose="-v" in sys.argv)
+    built = Path(ffibuilder.compile(tmpdir=str(ROOT), verbose="-v" in sys.argv))
+    # Under the name that pip gives it: of two, Python would import this one, however old it is.
+    built.rename(built.with_name("_core.abi3.so"))
