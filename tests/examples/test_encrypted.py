@@ -45,7 +45,8 @@ async def test_what_is_written_is_read_again_and_its_size_is_told(below: MemoryF
     async with mount(below) as client:
         stored = await client.read_bytes("/file")
         assert len(stored) == size + -(-size // BLOCK) * 28
-        assert content[:16] not in stored or not content
+        # Fewer bytes may come about by chance.
+        assert size < 16 or content[:16] not in stored
 
 
 async def test_any_history_of_writes_and_sizes_is_as_it_would_be_without(below: MemoryFilesystem) -> None:
