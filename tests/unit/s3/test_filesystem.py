@@ -397,6 +397,29 @@ async def test_a_write_whose_answer_was_lost_is_not_taken_for_anothers(
     assert server.bucket.objects["file"].data == DATA
 
 
+async def test_a_link_or_directory_whose_answer_was_lost_is_ours_too(client: Client, server: FakeS3) -> None:
+    """Whatever makes an object tells it from anothers'."""
+    server.fail(Kind.LATE_DROP, "PutObject")
+    await client.symlink("target", "/link")
+    assert await client.readlink("/link") == "target"
+    server.fail(Kind.LATE_DROP, "PutObject")
+    await client.mkdir("/d")
+    assert sorted(server.bucket.objects) == ["d/", "link"]
+
+
+async def test_a_deleted_file_is_not_taken_for_its_successor(client: Client, server: FakeS3) -> None:
+    """Its name leads to another object, which is never asked for in its place."""
+    server.bucket.put("file", DATA, {})
+    [entry] = [each for each in await client.list_node(client.root, plus=True) if each.name == b"file"]
+    assert entry.entry is not None
+    node = entry.entry.nodeid
+    await client.unlink("/file")
+    server.bucket.put("file", b"other", {"x-amz-meta-uid": "7"})
+    server.requests.clear()
+    await _refused(errno.ESTALE, client.readlink_node(node))
+    assert not server.requests
+
+
 async def test_what_cannot_be_written_is_told_at_close_and_kept(client: Client, server: FakeS3) -> None:
     """Until it can."""
     server.fail(Kind.STATUS, "PutObject", status=403, code="AccessDenied", times=2)

@@ -73,7 +73,24 @@ class Committer:
         if contents is not None and contents.changed:
             await self._commit_data(node, contents)
         elif node.pending:
-            await self._commit_attributes(node)
+            if node.etag is None:
+                await self.make(node, b"")
+            else:
+                await self._commit_attributes(node, node.etag)
+
+    async def make(self, node: Node, body: bytes) -> None:
+        """Write a new object: of a directory, a link, or a file that is there at once. Raise StoreError."""
+        posix, node.pending = node.posix, False
+        nonce = secrets.token_hex(8)
+        headers = _headers(posix, nonce, DIRECTORY_TYPE if node.is_directory else None)
+        key = self._namespace.key(node)
+        try:
+            written = await self._settle(key, nonce, self._put(key, [memoryview(body)], headers, None))
+        except BaseException:
+            node.pending = True
+            raise
+        node.etag, node.size = written.etag, len(body)
+        self._namespace.believe(node)
 
     async def _commit_data(self, node: Node, contents: Contents) -> None:
         size = contents.size
@@ -98,21 +115,19 @@ class Committer:
         node.etag, node.size = written.etag, size
         self._namespace.believe(node)
 
-    async def _commit_attributes(self, node: Node) -> None:
+    async def _commit_attributes(self, node: Node, etag: str) -> None:
         posix, node.pending = node.posix, False
         nonce = secrets.token_hex(8)
         headers = _headers(posix, nonce, DIRECTORY_TYPE if node.is_directory else None)
         key = self._namespace.key(node)
         try:
-            if node.etag is None:
-                written = await self._settle(key, nonce, self._put(key, [], headers, None))
-            elif node.size <= COPY_MAXIMUM:
-                match = None if self._conflict is Conflict.LAST_WRITER_WINS else node.etag
+            if node.size <= COPY_MAXIMUM:
+                match = None if self._conflict is Conflict.LAST_WRITER_WINS else etag
                 written = await self._settle(
                     key, nonce, self._store.copy(key, key, headers, source_match=match)
                 )
             else:
-                written = await self._copy_in_parts(key, node.etag, node.size, headers, nonce)
+                written = await self._copy_in_parts(key, etag, node.size, headers, nonce)
         except BaseException:
             node.pending = True
             raise

@@ -62,14 +62,8 @@ class Contents:
         self.sending = Ranges()
         """What is in the spool and on its way."""
         self.changed = etag is None
+        """The bucket has something else."""
         self.users = 0
-        self.error: OSError | None = None
-        """Why the last commit failed, until somebody was told."""
-
-    @property
-    def is_dirty(self) -> bool:
-        """Tell whether the bucket has something else."""
-        return self.changed
 
     async def read(self, offset: int, target: Target) -> int:
         """Read into a target, and return how many bytes there were; raise StoreError."""

@@ -540,25 +540,14 @@ class S3Filesystem(Filesystem[Handle]):
             _fail(errno.EEXIST)
         kind = stat.S_IFMT(posix.mode or 0) or stat.S_IFREG
         node = self._names.nodes.add(directory, name, kind)
-        node.posix = posix
-        node.size = len(body)
+        # Known before it is there: until then, who asks for the name finds this node.
+        node.posix, node.pending = posix, True
         try:
-            if body:
-                stored = await self._store.put(
-                    self._names.key(node),
-                    [body],
-                    encoded(posix),
-                    if_absent=self._store.capabilities.conditional_put,
-                )
-                node.etag = stored.etag
-            else:
-                node.pending = True
-                await self._commits.now(node)
+            await self._commits.make(node, body)
         except BaseException:
             node.pending = False
             self._names.nodes.detach(node)
             raise
-        self._names.believe(node)
         return node
 
     async def _contents(self, node: Node) -> Contents:

@@ -96,10 +96,12 @@ class Namespace:
 
         OSError ESTALE where it turns out to be of another type: its name leads to another node from now on.
         """
-        if node.posix is None or (node.expires <= time.monotonic() and not node.is_local and not node.gone):
+        fresh = node.posix is not None and (node.expires > time.monotonic() or node.is_local)
+        # What is gone has no key any more: an object of that key is another file.
+        if not fresh and not node.gone:
             await self._once(node.number, lambda: self._head(node))
-            if node.gone and node.posix is None:
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if node.gone and node.posix is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     async def list(self, directory: Node) -> None:
         """Know all names of a directory."""

@@ -92,7 +92,7 @@ class Node:
     @property
     def is_local(self) -> bool:
         """Tell whether something of it is not in the bucket yet."""
-        return self.pending or (self.contents is not None and self.contents.is_dirty)
+        return self.pending or (self.contents is not None and self.contents.changed)
 
     @property
     def path(self) -> str:

@@ -44,6 +44,12 @@ class Commits:
         if not lock.locked():
             self._locks.pop(node.number, None)
 
+    async def make(self, node: Node, body: bytes) -> None:
+        """Write a new object at once; raise StoreError."""
+        async with self.lock(node):
+            await self._committer.make(node, body)
+        self._locks.pop(node.number, None)
+
     def soon(self, node: Node) -> None:
         """Commit attributes when no more changes have come for a moment: they often come one by one."""
         timer = self._soon.pop(node.number, None)

@@ -45,7 +45,6 @@ class S3Client:
     def __init__(self, options: ClientOptions, keychain: Keychain) -> None:
         """A client without connections; raise ConfigurationError for what cannot be meant."""
         self._performer = Performer(options, keychain)
-        self._bucket = options.bucket
         self._capabilities = options.capabilities
         self._customer = customer_headers(options.customer_key, "")
         self._customer_source = customer_headers(options.customer_key, "copy-source-")
@@ -65,10 +64,6 @@ class S3Client:
     def retries(self) -> int:
         """Return how many requests were tried again."""
         return self._performer.retries
-
-    def restrict(self, capabilities: Capabilities) -> None:
-        """Take note of what the server was found not to do."""
-        self._capabilities = capabilities
 
     def close(self) -> None:
         """Give up all connections; requests under way fail."""
@@ -363,11 +358,6 @@ class S3Client:
             found += uploads
             marker = _onward(marker, following)
         return found
-
-    async def find_region(self) -> str:
-        """Return the region of the bucket, asking for it (HeadBucket); MissingError, DeniedError."""
-        await self._performer.perform(Operation("HeadBucket", f"the bucket {self._bucket}", "HEAD", ""))
-        return self._performer.region
 
 
 def _onward[Marker](marker: Marker, following: Marker | None) -> Marker | None:
