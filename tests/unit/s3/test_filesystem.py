@@ -305,6 +305,26 @@ async def test_directories_are_made_and_removed(client: Client, server: FakeS3) 
     assert not server.bucket.objects
 
 
+async def test_the_root_of_a_bucket_is_no_object(client: Client, server: FakeS3) -> None:
+    """It is not asked for, and never written."""
+    assert stat.S_ISDIR((await client.stat("/")).mode)
+    await _refused(errno.EPERM, client.chmod("/", 0o700))
+    await _refused(errno.EPERM, client.setxattr("/", "user.name", b"value"))
+    await client.syncfs()
+    assert not server.requests
+
+
+async def test_the_root_of_a_part_of_a_bucket_has_attributes(
+    make_filesystem: MakeFilesystem, server: FakeS3
+) -> None:
+    """In the object of its prefix."""
+    async with mount(make_filesystem(prefix="part/")) as client:
+        await client.chmod("/", 0o700)
+        await client.write_bytes("/file", DATA)
+    assert sorted(server.bucket.objects) == ["part/", "part/file"]
+    assert server.bucket.objects["part/"].headers["x-amz-meta-mode"] == str(stat.S_IFDIR | 0o700)
+
+
 async def test_a_directory_that_was_only_a_prefix_outlives_its_files(client: Client, server: FakeS3) -> None:
     """As everywhere else."""
     server.bucket.put("d/file", DATA, {})

@@ -180,7 +180,7 @@ class S3Filesystem(Filesystem[Handle]):
     async def setattr(self, caller: Caller, node: int, handle: Handle | None, changes: SetAttr) -> Attr:
         """Change attributes; at once in the bucket, or with the data of a file that is being written."""
         self._writable()
-        found = self._node(node)
+        found = self._changeable(node)
         await self._names.refresh(found)
         if changes.size is not None:
             contents = handle.contents if handle is not None else await self._contents(found)
@@ -485,6 +485,13 @@ class S3Filesystem(Filesystem[Handle]):
         except KeyError:
             _fail(errno.ESTALE)
 
+    def _changeable(self, number: int) -> Node:
+        """Return a node that can have an object with metadata: all but the root of a whole bucket."""
+        node = self._node(number)
+        if not self._names.key(node):
+            _fail(errno.EPERM)
+        return node
+
     def _directory(self, number: int) -> Node:
         node = self._node(number)
         if not node.is_directory:
@@ -613,7 +620,7 @@ class S3Filesystem(Filesystem[Handle]):
 
     async def _change_xattrs(self, node: int, values: Mapping[str, bytes]) -> None:
         self._writable()
-        found = self._node(node)
+        found = self._changeable(node)
         posix = replace(found.posix or PosixMetadata(), xattrs=values, ctime=time.time_ns())
         encoded(posix)
         found.posix, found.pending = posix, True

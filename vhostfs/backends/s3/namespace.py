@@ -261,9 +261,12 @@ class Namespace:
 
     async def _head(self, node: Node) -> None:
         if node.is_directory:
+            key = self.key(node)
             try:
-                info = await self._store.head(self.key(node))
+                info = await self._store.head(key) if key else None  # a whole bucket's root is no object
             except MissingError:
+                info = None
+            if info is None:
                 node.posix = PosixMetadata()  # no more than a prefix
                 self.believe(node)
                 return
