@@ -13,7 +13,7 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
-from vhostfs.backends.s3.filesystem import Metadata
+from vhostfs.backends.s3.options import Metadata
 from vhostfs.fuse_abi.structures import SetattrIn
 from vhostfs.testing import Client, mount
 

@@ -27,9 +27,10 @@ from vhostfs.backends.s3.client.pool import PoolOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.contents import Spool
-from vhostfs.backends.s3.filesystem import Handle, Metadata, S3Filesystem, S3Options
+from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.local_store import CREDENTIALS, LocalStore
 from vhostfs.backends.s3.nodes import Defaults
+from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.store import StoreError
 from vhostfs.backends.values import Permissions, Size

@@ -1,0 +1,62 @@
+"""Extended attributes: they stand in the object's metadata, and change as it does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from vhostfs.backends.s3.metadata import PosixMetadata, encoded
+from vhostfs.backends.s3.operations import Operations, fail
+from vhostfs.filesystem import Caller
+
+
+class ExtendedAttributes(Operations):
+    """The operations on extended attributes."""
+
+    async def getxattr(self, caller: Caller, node: int, name: str) -> bytes:
+        """Return an attribute's value."""
+        values = await self._xattrs(node)
+        if name not in values:
+            fail(errno.ENODATA)
+        return values[name]
+
+    async def listxattr(self, caller: Caller, node: int) -> list[str]:
+        """Return the names."""
+        return list(await self._xattrs(node))
+
+    async def setxattr(
+        self, caller: Caller, node: int, name: str, value: bytes, flags: int, kill_sgid: bool
+    ) -> None:
+        """Set an attribute."""
+        values = dict(await self._xattrs(node))
+        if flags & os.XATTR_CREATE and name in values:
+            fail(errno.EEXIST)
+        if flags & os.XATTR_REPLACE and name not in values:
+            fail(errno.ENODATA)
+        await self._change_xattrs(node, {**values, name: value})
+
+    async def removexattr(self, caller: Caller, node: int, name: str) -> None:
+        """Remove an attribute."""
+        values = dict(await self._xattrs(node))
+        if name not in values:
+            fail(errno.ENODATA)
+        del values[name]
+        await self._change_xattrs(node, values)
+
+    async def _xattrs(self, node: int) -> Mapping[str, bytes]:
+        found = self._node(node)
+        if not found.gone:
+            await self._names.refresh(found)
+        return found.posix.xattrs if found.posix is not None else {}
+
+    async def _change_xattrs(self, node: int, values: Mapping[str, bytes]) -> None:
+        self._writable()
+        found = self._changeable(node)
+        posix = replace(found.posix or PosixMetadata(), xattrs=values, ctime=time.time_ns())
+        encoded(posix)
+        found.posix, found.pending = posix, True
+        if not found.opens or found.is_directory:
+            self._commits.soon(found)

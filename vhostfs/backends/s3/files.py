@@ -1,0 +1,157 @@
+"""Files that are open: from open to release, and what is read and written between."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from typing import Final
+
+from vhostfs.backends.s3.attributes import made, written
+from vhostfs.backends.s3.operations import Operations, fail
+from vhostfs.backends.s3.options import Handle
+from vhostfs.backends.s3.reading import Target
+from vhostfs.backends.s3.store import ArchivedError, ConditionError
+from vhostfs.filesystem import Caller, Entry, Opened, ReadBuffer, WriteBuffer, WriteFlags
+
+logger = logging.getLogger(__name__)
+
+_KEEP_SIZE: Final = 0x01
+_PUNCH_HOLE: Final = 0x02
+_ZERO_RANGE: Final = 0x10
+
+
+class FileOperations(Operations):
+    """The operations on open files."""
+
+    async def open(self, caller: Caller, node: int, flags: int) -> Opened[Handle]:
+        """Open a file; whether its object has changed is asked where nothing may be believed."""
+        found = self._node(node)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if writes or flags & os.O_TRUNC:
+            self._writable()
+        if not found.gone:
+            await self._names.refresh(found)
+        if found.type != stat.S_IFREG:
+            fail(errno.ELOOP if found.type == stat.S_IFLNK else errno.ENXIO)
+        contents = await self._contents(found)
+        if flags & os.O_TRUNC:
+            contents.truncate(0)
+        contents.users += 1
+        found.opens += 1
+        return Opened(Handle(found, contents))
+
+    async def create(
+        self, caller: Caller, parent: int, name: str, mode: int, flags: int
+    ) -> tuple[Entry, Opened[Handle]]:
+        """Make a file and open it: it is in the bucket when it was flushed."""
+        self._writable()
+        directory = self._directory(parent)
+        self._check_name(directory, name)
+        if await self._names.find(directory, name) is not None:
+            fail(errno.EEXIST)
+        node = self._names.nodes.add(directory, name, stat.S_IFREG)
+        node.posix, node.pending = made(caller, stat.S_IFREG | mode), True
+        self._names.believe(node)
+        contents = await self._contents(node)
+        contents.users += 1
+        node.opens += 1
+        return self._entry(node), Opened(Handle(node, contents))
+
+    async def read(
+        self, caller: Caller, node: int, handle: Handle | None, offset: int, buffer: ReadBuffer
+    ) -> int:
+        """Read; of an object that was replaced meanwhile, what it was or nothing."""
+        handle = _held(handle)
+        target = Target(buffer.segments)
+        try:
+            count = await handle.contents.read(offset, target)
+        except ConditionError:
+            if handle.answered or handle.contents.changed or handle.node.gone:
+                raise
+            await self._reopen(handle)
+            count = await handle.contents.read(offset, target)
+        except ArchivedError:
+            fail(errno.EIO)
+        handle.answered = True
+        return count
+
+    def write(
+        self,
+        caller: Caller,
+        node: int,
+        handle: Handle | None,
+        offset: int,
+        data: WriteBuffer,
+        flags: WriteFlags,
+    ) -> int:
+        """Take data into the spool."""
+        handle = _held(handle)
+        done = handle.contents.write(offset, data)
+        kill = bool(flags & WriteFlags.KILL_SUIDGID)
+        handle.node.posix = written(handle.node.posix, kill_suid_sgid=kill)
+        handle.node.pending = True
+        return done
+
+    async def flush(self, caller: Caller, node: int, handle: Handle | None, lock_owner: int) -> None:
+        """Commit: close(2) returns what became of it."""
+        await self._settle(_held(handle))
+
+    async def fsync(self, caller: Caller, node: int, handle: Handle | None, datasync: bool) -> None:
+        """Commit."""
+        await self._settle(_held(handle))
+
+    async def release(self, caller: Caller, node: int, handle: Handle, flags: int) -> None:
+        """Close; what could not be committed is tried a last time."""
+        found, contents = handle.node, handle.contents
+        try:
+            if not found.gone and found.is_local:
+                await self._commits.now(found)
+        except OSError as error:
+            # flush has told it to the program that closed the file.
+            logger.info("%s: what was written is given up: %s", self._names.key(found), error.strerror)
+            contents.changed = found.pending = False
+            found.posix, found.expires = None, 0.0
+        finally:
+            contents.users -= 1
+            found.opens -= 1
+            if not contents.users:
+                if found.contents is contents:
+                    self._drop_contents(found)
+                else:
+                    contents.close()
+            self._names.nodes.drop_unused(found)
+
+    async def fallocate(
+        self, caller: Caller, node: int, handle: Handle | None, mode: int, offset: int, length: int
+    ) -> None:
+        """Grow a file, or let a range hold zeros. Nothing can be reserved in a bucket."""
+        contents = _held(handle).contents
+        if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE) or (mode & _PUNCH_HOLE and not mode & _KEEP_SIZE):
+            fail(errno.EOPNOTSUPP)
+        if mode & (_PUNCH_HOLE | _ZERO_RANGE):
+            contents.clear(offset, offset + length)
+        if not mode & _KEEP_SIZE and offset + length > contents.size:
+            contents.truncate(offset + length)
+
+    async def _reopen(self, handle: Handle) -> None:
+        """Let a handle that has read nothing yet see the object that is there now."""
+        node, old = handle.node, handle.contents
+        node.posix = None
+        await self._names.refresh(node)
+        handle.contents = await self._contents(node)
+        handle.contents.users += 1
+        old.users -= 1
+        if not old.users:
+            old.close()
+
+    async def _settle(self, handle: Handle) -> None:
+        if not handle.node.gone and handle.node.is_local:
+            await self._commits.now(handle.node)
+
+
+def _held(handle: Handle | None) -> Handle:
+    if handle is None:
+        fail(errno.EBADF)
+    return handle

@@ -1,0 +1,160 @@
+"""What the operations of the file system have in common: nodes by number, checks, entries."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import replace
+from typing import Final, NoReturn
+
+from vhostfs.backends.s3.committing import Committer
+from vhostfs.backends.s3.contents import Contents, Spool
+from vhostfs.backends.s3.metadata import PosixMetadata
+from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name
+from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.options import Handle, Metadata, S3Options
+from vhostfs.backends.s3.reading import Budget
+from vhostfs.backends.s3.scheduling import Commits
+from vhostfs.backends.s3.store import ConditionError, MissingError, ObjectStore
+from vhostfs.filesystem import Attr, Entry, Filesystem, Options
+
+UNSURE_SECONDS: Final = 1.0
+"""How long the kernel may believe attributes that a listing told, of which HEAD might tell others."""
+
+
+def fail(number: int) -> NoReturn:
+    """Raise an OSError."""
+    raise OSError(number, os.strerror(number))
+
+
+class Operations(Filesystem[Handle]):
+    """A bucket of which the operations are elsewhere: what they all need."""
+
+    def __init__(self, store: ObjectStore, options: S3Options, budget: Budget, spool: Spool) -> None:
+        self._store, self._options = store, options
+        self._budget, self._spool = budget, spool
+        self.options = Options(
+            entry_seconds=options.seconds, attr_seconds=options.seconds, negative_seconds=options.seconds
+        )
+        exact = options.metadata is Metadata.FULL
+        self._names = Namespace(store, options.prefix, options.seconds, exact=exact)
+        self._commits = Commits(Committer(store, self._names, options.conflict), self._names)
+
+    def _node(self, number: int) -> Node:
+        try:
+            return self._names.nodes[number]
+        except KeyError:
+            fail(errno.ESTALE)
+
+    def _changeable(self, number: int) -> Node:
+        """Return a node that can have an object with metadata: all but the root of a whole bucket."""
+        node = self._node(number)
+        if not self._names.key(node):
+            fail(errno.EPERM)
+        return node
+
+    def _directory(self, number: int) -> Node:
+        node = self._node(number)
+        if not node.is_directory:
+            fail(errno.ENOTDIR)
+        return node
+
+    def _writable(self) -> None:
+        if self._options.read_only:
+            fail(errno.EROFS)
+
+    def _check_name(self, directory: Node, name: str) -> None:
+        """Refuse a name that no key can have."""
+        if directory.gone:
+            fail(errno.ENOENT)
+        if not is_name(name):
+            fail(errno.EILSEQ)
+        if len(self._names.child_key(directory, name).encode()) + 1 > KEY_MAXIMUM:
+            fail(errno.ENAMETOOLONG)
+
+    async def _existing(self, directory: Node, name: str) -> Node:
+        node = await self._names.find(directory, name)
+        if node is None:
+            fail(errno.ENOENT)
+        return node
+
+    async def _know(self, node: Node) -> None:
+        """Have a node's metadata, where it is wanted at all."""
+        if self._options.metadata is not Metadata.NONE or node.posix is not None:
+            await self._names.refresh(node)
+
+    def _attr(self, node: Node, handle: Handle | None = None) -> Attr:
+        found = node.attr(self._options.defaults)
+        if handle is not None and handle.contents is not node.contents:
+            return replace(found, size=handle.contents.size)
+        return found
+
+    def _entry(self, node: Node, unsure_seconds: float = UNSURE_SECONDS) -> Entry:
+        """Return an entry; attributes that only a listing has told hold for unsure_seconds."""
+        node.known = True
+        unsure = node.posix is None and self._options.metadata is Metadata.LAZY
+        return Entry(
+            self._attr(node),
+            node.number,
+            attr_seconds=min(unsure_seconds, self._options.seconds) if unsure else None,
+        )
+
+    async def _make(self, parent: int, name: str, posix: PosixMetadata, body: bytes) -> Node:
+        """Make an object at once, and the node that it is."""
+        self._writable()
+        directory = self._directory(parent)
+        self._check_name(directory, name)
+        if await self._names.find(directory, name) is not None:
+            fail(errno.EEXIST)
+        kind = stat.S_IFMT(posix.mode or 0) or stat.S_IFREG
+        node = self._names.nodes.add(directory, name, kind)
+        # Known before it is there: until then, who asks for the name finds this node.
+        node.posix, node.pending = posix, True
+        try:
+            await self._commits.make(node, body)
+        except BaseException:
+            node.pending = False
+            self._names.nodes.detach(node)
+            raise
+        return node
+
+    async def _has_children(self, directory: Node) -> bool:
+        if any(child.is_local or child.opens for child in directory.children.values()):
+            return True
+        key = self._names.key(directory)
+        page = await self._store.list(key, limit=2)
+        return any(item.key != key for item in page.objects) or bool(page.prefixes)
+
+    async def _keep_directory(self, directory: Node) -> None:
+        """Let a directory that was only a prefix stay when the last key with it has gone."""
+        if directory.parent is None or directory.etag is not None or directory.children or directory.gone:
+            return
+        if not await self._has_children(directory):
+            directory.pending = True
+            await self._commits.now(directory)
+
+    async def _delete(self, node: Node, match: str | None) -> None:
+        try:
+            await self._store.delete(self._names.key(node), if_match=match)
+        except MissingError:
+            pass  # gone is what it shall be
+        except ConditionError:
+            node.posix = None
+            raise
+
+    async def _contents(self, node: Node) -> Contents:
+        """Return the contents of a file as it is now."""
+        contents = node.contents
+        if contents is None or (contents.etag != node.etag and not contents.changed):
+            key = self._names.key(node)
+            node.contents = Contents(self._store, self._budget, self._spool, key, node.etag, node.size)
+        assert node.contents is not None
+        return node.contents
+
+    def _drop_contents(self, node: Node) -> None:
+        if node.contents is not None and not node.contents.users:
+            if not node.contents.changed:
+                node.size = node.contents.size
+            node.contents.close()
+            node.contents = None
