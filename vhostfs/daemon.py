@@ -13,7 +13,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -106,7 +106,8 @@ def run(configuration: Configuration, notices: Sequence[str], environment: Mutab
         _close(sandbox)
         controlling = None
         if control is not None:
-            controlling = partial(_serve_control, control, served, in_reach(configuration))
+            devices = {each.name: each.made for each in served}
+            controlling = partial(keep_controlled, control, devices, network=in_reach(configuration))
         return anyio.run(
             _serve_all,
             served,
@@ -191,12 +192,14 @@ def _close(sandbox: Sandbox) -> None:
         os.close(descriptor)
 
 
-async def _serve_control(listener: Listener, served: Sequence[_Served], network: bool) -> None:
-    """Serve the control socket; a fault in that costs nobody anything else."""
+async def keep_controlled(
+    listener: Listener, devices: Mapping[str, MadeDevice], *, network: bool, grows: bool = True
+) -> None:
+    """Serve the control socket of devices, as Control has it; a fault in that costs nobody anything else."""
     from vhostfs.control.server import Control, serve_control  # noqa: PLC0415
 
     try:
-        await serve_control(listener.socket, Control({each.name: each.made for each in served}, network))
+        await serve_control(listener.socket, Control(devices, network, grows))
     except Exception:
         logger.exception("the control socket is no longer served")
         listener.close()

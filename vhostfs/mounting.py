@@ -38,11 +38,13 @@ from vhostfs.config.model import (
     MountSettings,
     PassthroughSettings,
     PathSocket,
+    SocketSettings,
 )
-from vhostfs.daemon import raise_descriptor_limit
+from vhostfs.daemon import import_for_control, keep_controlled, raise_descriptor_limit
 from vhostfs.devices import descriptor_budgets, make_device, open_filesystems
 from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.filesystem import Filesystem, PathFilesystem
+from vhostfs.listening import open_listener
 from vhostfs.made_device import MadeDevice
 from vhostfs.sandbox import PROC_SELF_FD, Sandbox
 from vhostfs.serving import END_SIGNALS
@@ -96,22 +98,29 @@ async def mounted(
     options: MountOptions | None = None,
     *,
     threads: int | None = None,
+    control: str | os.PathLike[str] | None = None,
 ) -> AsyncIterator[Mount]:
     """Mount a file system, or a directory of the host, while the block runs; serve it on this event loop.
 
     At its end the file system is unmounted, also where files of it are open, and has been destroyed. What
     runs on this loop must not wait for the mount: reading a file of it there would wait for ever. Raise
     StartError where this host does not let it be mounted, with what can be done. Runs on asyncio.
+    `control` is where a socket is made that `vhostfs mounts list` and the like ask.
     """
     wanted = MountOptions() if options is None else options
     settings = _device_settings(_mounts(source, wanted), mountpoint)
-    async with _mounted(settings, Path(mountpoint), wanted, threads) as made:
+    asked_at = None if control is None else PathSocket(PurePosixPath(Path.cwd() / control))
+    async with _mounted(settings, Path(mountpoint), wanted, threads, asked_at) as made:
         yield made
 
 
 @asynccontextmanager
 async def _mounted(
-    settings: DeviceSettings, mountpoint: Path, options: MountOptions, threads: int | None
+    settings: DeviceSettings,
+    mountpoint: Path,
+    options: MountOptions,
+    threads: int | None,
+    control: SocketSettings | None,
 ) -> AsyncIterator[Mount]:
     async with AsyncExitStack() as cleanup:
         place = await anyio.to_thread.run_sync(usable_mountpoint, mountpoint)
@@ -119,8 +128,16 @@ async def _mounted(
         # Opened before there is a mount, which may cover it.
         made = _make_device(settings)
         cleanup.callback(made.close)
+        if control is not None:
+            listener = open_listener(control, os.environ)
+            cleanup.callback(listener.close)
+            import_for_control()
         made.start()
         cleanup.push_async_callback(_end, made)
+        if control is not None:
+            asked = keep_controlled(listener, {settings.name: made}, network=True, grows=False)
+            controlling = asyncio.get_running_loop().create_task(asked)
+            cleanup.push_async_callback(_cancelled, controlling)
         connection = await anyio.to_thread.run_sync(connect, place, options)
         mount = Mount(place)
         journal = Journal(logging.getLogger("vhostfs.transports.fuse_device"), str(place))
@@ -159,6 +176,12 @@ async def _done(task: asyncio.Task[None]) -> None:
         raise cancelled
 
 
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """End a task, and wait until it has ended."""
+    task.cancel()
+    await _done(task)
+
+
 def _reader(made: MadeDevice) -> Callable[[], Callable[[], None]] | None:
     """Return how this loop can read requests by itself: where all are for one file system in Python."""
     if list(made.bridged) != [ROOT]:
@@ -178,6 +201,7 @@ def mount(
     options: MountOptions | None = None,
     *,
     threads: int | None = None,
+    control: str | os.PathLike[str] | None = None,
 ) -> None:
     """Mount as `mounted` does, and return when it is mounted no longer, as by SIGTERM, SIGINT or SIGHUP.
 
@@ -185,7 +209,8 @@ def mount(
     """
     wanted = MountOptions() if options is None else options
     settings = _device_settings(_mounts(source, wanted), mountpoint)
-    _mount_until_told(settings, Path(mountpoint), wanted, threads, lambda: None)
+    asked_at = None if control is None else PathSocket(PurePosixPath(Path.cwd() / control))
+    _mount_until_told(settings, Path(mountpoint), wanted, threads, asked_at, lambda: None)
 
 
 def _mount_until_told(
@@ -193,6 +218,7 @@ def _mount_until_told(
     mountpoint: Path,
     options: MountOptions,
     threads: int | None,
+    control: SocketSettings | None,
     ready: Callable[[], None],
 ) -> None:
 
@@ -206,7 +232,7 @@ def _mount_until_told(
 
     async def run() -> None:
         with anyio.open_signal_receiver(*END_SIGNALS) as signals:
-            async with _mounted(settings, mountpoint, options, threads) as made:
+            async with _mounted(settings, mountpoint, options, threads, control) as made:
                 ready()
                 async with anyio.create_task_group() as group:
                     group.start_soon(end_on_signal, signals, group.cancel_scope)
@@ -255,17 +281,21 @@ def _device_settings(
     return DeviceSettings(PathSocket(PurePosixPath(Path(mountpoint).absolute())), mounts)
 
 
-def _found(text: str, mountpoint: Path, options: MountOptions) -> DeviceSettings:
+def _found(
+    text: str, mountpoint: Path, options: MountOptions
+) -> tuple[DeviceSettings, SocketSettings | None]:
     """Return what a command line means: a directory, a configuration file, or MODULE:NAME.
 
-    Raise StartError or ConfigurationError where it is none of these.
+    A configuration may name a control socket, too. Raise StartError or ConfigurationError where it is none
+    of these.
     """
     path = Path(text)
     if path.is_dir():
-        return _device_settings({ROOT: shared_directory(path, options)}, mountpoint)
+        return _device_settings({ROOT: shared_directory(path, options)}, mountpoint), None
     if path.exists():
-        device = _one_device(path)
-        return replace(_device_settings(device.mounts, mountpoint), pool_threads=device.pool_threads)
+        device, control = _one_device(path)
+        found = replace(_device_settings(device.mounts, mountpoint), pool_threads=device.pool_threads)
+        return found, control
     if ":" not in text or "/" in text:
         raise StartError(f"{text}: there is no such directory or file")
     # As `python -m` does; the installed command begins with its own directory instead.
@@ -274,17 +304,15 @@ def _found(text: str, mountpoint: Path, options: MountOptions) -> DeviceSettings
         named = NamedSettings(text)
     except ValueError as error:
         raise StartError(str(error)) from None
-    return _device_settings({ROOT: FilesystemSettings("python", named)}, mountpoint)
+    return _device_settings({ROOT: FilesystemSettings("python", named)}, mountpoint), None
 
 
-def _one_device(path: Path) -> DeviceSettings:
+def _one_device(path: Path) -> tuple[DeviceSettings, SocketSettings | None]:
     configuration = schema.load(path)
     if len(configuration.devices) > 1:
         names = ", ".join(configuration.device_names())
         raise ConfigurationError(f"{path}: one device can be mounted, and there are several: {names}")
-    if configuration.control is not None:
-        logger.warning("%s: control is for `vhostfs serve`; the mounts stay as they are here", path)
-    return configuration.devices[0]
+    return configuration.devices[0], configuration.control
 
 
 def _shares(settings: DeviceSettings) -> list[PurePosixPath]:
@@ -338,7 +366,8 @@ def run(text: str, mountpoint: Path, options: MountOptions, *, threads: int | No
     """Mount what a command line says; return the exit status, when it ends or, in the background, serves."""
     if foreground:
         logs.set_up(LogSettings())
-        _mount_until_told(_found(text, mountpoint, options), mountpoint, options, threads, lambda: None)
+        found, control = _found(text, mountpoint, options)
+        _mount_until_told(found, mountpoint, options, threads, control, lambda: None)
         return 0
     waiting, telling = os.pipe()
     child = os.fork()
@@ -361,5 +390,6 @@ def run(text: str, mountpoint: Path, options: MountOptions, *, threads: int | No
         os.close(telling)
 
     logs.set_up(LogSettings())
-    _mount_until_told(_found(text, mountpoint, options), mountpoint, options, threads, leave)
+    found, control = _found(text, mountpoint, options)
+    _mount_until_told(found, mountpoint, options, threads, control, leave)
     return 0

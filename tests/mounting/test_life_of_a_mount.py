@@ -24,6 +24,7 @@ from tests.mounting.mounts import (
 )
 from vhostfs.backends.memory import MemoryFilesystem
 from vhostfs.cli import main
+from vhostfs.control.client import add_mount, list_mounts
 from vhostfs.errors import StartError
 from vhostfs.transports import fuse_device
 from vhostfs.transports.fuse_device import MountOptions
@@ -215,10 +216,12 @@ def test_a_configuration_file_is_mounted_as_a_guest_would_see_it(tmp_path: Path,
         (mountpoint / "file").write_bytes(b"in memory")
         assert (mountpoint / "file").read_bytes() == b"in memory"
         assert os.statvfs(mountpoint).f_blocks * os.statvfs(mountpoint).f_frsize == 1 << 20
-        assert not (tmp_path / "control").exists()
+        assert [line.type for line in list_mounts(tmp_path / "control")] == ["memory"]
+        with pytest.raises(StartError, match="the mounts stay as they are here"):
+            add_mount(tmp_path / "control", None, "/more", "type: memory")
         unmount(mountpoint)
         assert mount.ended() == 0
-    assert "control is for `vhostfs serve`" in mount.log
+    assert not (tmp_path / "control").exists()
 
 
 def test_several_threads_read_each_with_a_descriptor_of_its_own(share: Path, mountpoint: Path) -> None:

@@ -1,8 +1,8 @@
-"""`vhostfs mounts`: what is mounted in a running daemon, more of it, and less.
+"""What commands ask of a running daemon: what is mounted, more of it, and less; what a mount has to tell.
 
-The command opens the directories and files that a mount names, and passes them to the daemon, which in its
-sandbox could not. As root it passes a directory as a copy of its mount that is attached nowhere: nothing
-above it can be reached from there, as with the directories that the daemon began with.
+`vhostfs mounts add` opens the directories and files that a mount names, and passes them to the daemon, which
+in its sandbox could not. As root it passes a directory as a copy of its mount that is attached nowhere:
+nothing above it can be reached from there, as with the directories that the daemon began with.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Final
+
+from pydantic import JsonValue
 
 from vhostfs.backends.opening import named_paths
 from vhostfs.config.schema import parse_mount
@@ -51,6 +53,24 @@ def remove_mount(control: Path, device: str | None, place: str) -> None:
     _ask(control, messages.Remove(device=device, place=place), ())
 
 
+def tell(
+    control: Path,
+    name: str,
+    *,
+    device: str | None = None,
+    place: str | None = None,
+    arguments: Mapping[str, str] | None = None,
+    descriptors: Sequence[int] = (),
+    progress: Callable[[messages.ProgressLine], None] = lambda _: None,
+) -> JsonValue:
+    """Give the file system of a mount a command of its own, and return what it answers.
+
+    `progress` is called as it goes on. StartError where it is refused, or nobody answers.
+    """
+    request = messages.Tell(device=device, place=place, name=name, arguments=arguments or {})
+    return _ask(control, request, descriptors, progress).value
+
+
 def _opened(path: PurePosixPath) -> int:
     """Open what a mount names, a directory without its surroundings where that is allowed."""
     try:
@@ -73,10 +93,15 @@ def _opened(path: PurePosixPath) -> int:
     raise StartError(f"{path}: neither a directory nor a file")
 
 
-def _ask(control: Path, request: messages.Message, descriptors: Sequence[int]) -> messages.Answer:
+def _ask(
+    control: Path,
+    request: messages.Message,
+    descriptors: Sequence[int],
+    progress: Callable[[messages.ProgressLine], None] = lambda _: None,
+) -> messages.Answer:
     line = messages.encode(request)
     if len(line) > messages.REQUEST_LIMIT or len(descriptors) > messages.DESCRIPTOR_LIMIT:
-        raise StartError("the mount is too large for a request")
+        raise StartError("that is too large for a request")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PATIENCE)
         try:
@@ -85,7 +110,7 @@ def _ask(control: Path, request: messages.Message, descriptors: Sequence[int]) -
             sent = connection.sendmsg([line], rights if descriptors else [])
             if sent < len(line):
                 connection.sendall(line[sent:])
-            answer = _read_answer(connection)
+            answer = _read_answer(connection, progress)
         except OSError as error:
             reason = error.strerror or "no answer in time"
             raise StartError(f"the daemon at {control} cannot be asked: {reason}") from None
@@ -94,14 +119,15 @@ def _ask(control: Path, request: messages.Message, descriptors: Sequence[int]) -
     return answer
 
 
-def _read_answer(connection: socket.socket) -> messages.Answer:
-    received = b""
-    while not received.endswith(b"\n"):
-        data = connection.recv(1 << 16)
-        if not data:
-            break
-        received += data
-    try:
-        return messages.decode_answer(received)
-    except ValueError:
-        raise OSError(errno.EPROTO, "it has gone without an answer") from None
+def _read_answer(
+    connection: socket.socket, progress: Callable[[messages.ProgressLine], None]
+) -> messages.Answer:
+    with connection.makefile("rb") as lines:
+        while True:
+            try:
+                answer = messages.decode_answer(lines.readline(messages.ANSWER_LIMIT))
+            except ValueError:
+                raise OSError(errno.EPROTO, "it has gone without an answer") from None
+            if answer.progress is None:
+                return answer
+            progress(answer.progress)

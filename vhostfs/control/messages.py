@@ -1,16 +1,22 @@
-"""What is said over a control socket: one request a connection, a line of JSON, and one line in answer.
+"""What is said over a control socket: one request a connection, a line of JSON, and an answer of lines.
 
-The descriptors that a request comes with are of its `paths`, in their order.
+The last line of an answer is what became of the request; those before it, which only a Tell has, say how far
+it is. The descriptors that an Add comes with are of its `paths`, in their order; those of a Tell are for the
+command.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 REQUEST_LIMIT: Final = 1 << 16
 """Most bytes of a request."""
+
+ANSWER_LIMIT: Final = 64 << 20
+"""Most bytes of a line in answer."""
 
 DESCRIPTOR_LIMIT: Final = 64
 """Most descriptors that come with it."""
@@ -48,9 +54,20 @@ class Remove(Message):
     place: str
 
 
-type Request = List | Add | Remove
+class Tell(Message):
+    """Give a mount's file system a command of its own."""
+
+    command: Literal["tell"] = "tell"
+    device: str | None = None
+    place: str | None = None
+    """None: the only mount that knows the command."""
+    name: str
+    arguments: Mapping[str, str] = {}
+
+
+type Request = List | Add | Remove | Tell
 _REQUEST: Final[TypeAdapter[Request]] = TypeAdapter(
-    Annotated[List | Add | Remove, Field(discriminator="command")]
+    Annotated[List | Add | Remove | Tell, Field(discriminator="command")]
 )
 
 
@@ -64,11 +81,23 @@ class MountLine(Message):
     """Operations that failed by a fault of a file system in Python, which the daemon's log tells."""
 
 
+class ProgressLine(Message):
+    """How far a command is."""
+
+    what: str = ""
+    done: int = 0
+    total: int = 0
+
+
 class Answer(Message):
     """What became of a request: `error` is a sentence, or several, where it was refused."""
 
     error: str | None = None
     mounts: tuple[MountLine, ...] = ()
+    value: JsonValue = None
+    """What a command answers."""
+    progress: ProgressLine | None = None
+    """Where it is there, the request goes on, and another line follows."""
 
 
 def encode(message: Message) -> bytes:

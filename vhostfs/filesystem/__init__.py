@@ -5,10 +5,12 @@ types       attributes, entries, handles, listings, locks, callers
 buffers     the data of reads and writes
 operations  which operations a file system answers
 wrapper     file systems before file systems
+commands    what whoever runs a file system may ask of it
 paths       file systems that are asked by path; path_nodes: how they are served
 """
 
 from vhostfs.filesystem.buffers import ReadBuffer, WriteBuffer
+from vhostfs.filesystem.commands import Command, Order, Progress
 from vhostfs.filesystem.interface import Filesystem, MaybeAwaitable, Options, Session
 from vhostfs.filesystem.operations import OPERATIONS, implemented, implements
 from vhostfs.filesystem.path_nodes import by_nodes
@@ -39,6 +41,7 @@ __all__ = [
     "Attr",
     "AttrFlags",
     "Caller",
+    "Command",
     "DirEntry",
     "Entry",
     "FileType",
@@ -50,7 +53,9 @@ __all__ = [
     "OpenReplyFlags",
     "Opened",
     "Options",
+    "Order",
     "PathFilesystem",
+    "Progress",
     "ReadBuffer",
     "RenameFlags",
     "Session",

@@ -24,11 +24,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterable, Awaitable, Buffer, Iterable
+from collections.abc import AsyncIterable, Awaitable, Buffer, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from vhostfs.filesystem.buffers import ReadBuffer, WriteBuffer
+from vhostfs.filesystem.commands import Command
 from vhostfs.filesystem.types import (
     Attr,
     Caller,
@@ -134,6 +135,10 @@ class Filesystem[H]:
 
         Called when its mount was removed from a device that goes on. Must not wait.
         """
+
+    def commands(self) -> Mapping[str, Command]:
+        """Return what whoever runs it may ask of it while it serves, by name."""
+        return {}
 
     # ---- Names and nodes ----
 

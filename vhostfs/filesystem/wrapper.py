@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+from vhostfs.filesystem.commands import Command
 from vhostfs.filesystem.interface import Filesystem, MaybeAwaitable, Session
 from vhostfs.filesystem.operations import OPERATIONS, implements
 
@@ -61,3 +62,7 @@ class Wrapper[H](Filesystem[H]):
     def close(self) -> None:
         """Let go of what the inner one holds."""
         self.inner.close()
+
+    def commands(self) -> Mapping[str, Command]:
+        """Return the inner one's."""
+        return self.inner.commands()
