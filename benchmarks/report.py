@@ -128,6 +128,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--guest", type=Path, help="what `benchmarks/guest-compare --json` kept")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="instead of docs/benchmarks.md")
     parser.add_argument("--python", type=Path, help="what `benchmarks/python-compare --json` kept")
+    parser.add_argument("--s3", type=Path, help="what `benchmarks/s3-compare --json` kept")
     options = parser.parse_args(argv)
     text = options.document.read_text()
     if options.file:
@@ -140,6 +141,9 @@ def main(argv: Sequence[str]) -> int:
     if options.python:
         python_report = importlib.import_module("benchmarks.python.report")
         text = replaced(text, "python", python_report.section(options.python))
+    if options.s3:
+        s3_report = importlib.import_module("benchmarks.s3.report")
+        text = replaced(text, "s3", s3_report.section(options.s3))
     options.document.write_text(text)
     return 0
 

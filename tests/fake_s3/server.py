@@ -7,7 +7,7 @@ import email.utils
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableSequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -23,7 +23,6 @@ from tests.fake_s3.requests import Answer, Asked, answer, operation, refused
 ACCESS_KEY: Final = "AKIAFAKE"
 SECRET: Final = "a secret that only the tests know"  # noqa: S105
 BUCKET: Final = "bucket"
-PIECE: Final = 64 << 10
 
 
 class FakeS3:
@@ -34,7 +33,7 @@ class FakeS3:
         self.bucket = Bucket()
         self.requests: Counter[str] = Counter()
         """By operation, whatever became of them."""
-        self.asked: list[Asked] = []
+        self.asked: MutableSequence[Asked] = []
         self.faults: list[Fault] = []
         self.connections = 0
         self.busy = 0
@@ -47,6 +46,8 @@ class FakeS3:
         self.latency = 0.0
         self.bandwidth: float | None = None
         """Bytes a second and connection."""
+        self.piece = 64 << 10
+        """How much of a body is sent at once."""
         self.keep_alive = True
         self.anonymous = False
         self.port = 0
@@ -235,16 +236,17 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     async def _write_body(self, body: bytes) -> None:
-        self._server.sent += len(body)
         view = memoryview(body)
-        bandwidth = self._server.bandwidth
+        bandwidth, size = self._server.bandwidth, self._server.piece
         loop = asyncio.get_running_loop()
         began = loop.time()
-        for at in range(0, len(view), PIECE):
-            await self._write(view[at : at + PIECE])
+        for at in range(0, len(view), size):
+            piece = view[at : at + size]
+            self._server.sent += len(piece)
+            await self._write(piece)
             if bandwidth is not None:
                 self._server.began_body.set()
-                late = began + min(at + PIECE, len(view)) / bandwidth - loop.time()
+                late = began + min(at + size, len(view)) / bandwidth - loop.time()
                 if late > 0:
                     await asyncio.sleep(late)
 
