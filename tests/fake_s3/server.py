@@ -265,10 +265,10 @@ class _Connection(asyncio.Protocol):
 
 @asynccontextmanager
 async def fake_s3(server: FakeS3 | None = None) -> AsyncIterator[FakeS3]:
-    """Let a server listen on a port of the loopback interface."""
+    """Let a server listen on a port of the loopback interface: the one that it had before, if any."""
     server = server or FakeS3()
     listening = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(server), "127.0.0.1", 0, ssl=server.tls
+        lambda: _Connection(server), "127.0.0.1", server.port, ssl=server.tls
     )
     server.port = listening.sockets[0].getsockname()[1]
     try:

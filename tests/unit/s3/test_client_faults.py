@@ -90,7 +90,7 @@ async def test_a_connection_that_was_closed_meanwhile_costs_nothing(stored: S3Cl
     for _ in range(20):
         server.drop_connections()
         assert await _read(stored) == DATA
-    assert stored.retries == 0
+    assert stored.counters.retried == 0
 
 
 async def test_a_server_that_heeds_no_ranges_is_no_source_of_data(stored: S3Client, server: FakeS3) -> None:
@@ -133,7 +133,7 @@ async def test_refusals_that_may_pass_are_met_with_patience(stored: S3Client, se
     ):
         server.fail(Kind.STATUS, "GetObject", status=status, code=code)
         assert await _read(stored) == DATA
-    assert stored.retries == 5
+    assert stored.counters.retried == 5
     server.fail(Kind.STATUS, "GetObject", times=100)
     with pytest.raises(UnavailableError):
         await _read(stored)

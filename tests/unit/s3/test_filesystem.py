@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable
@@ -466,7 +467,9 @@ async def test_two_versions_are_never_mixed(client: Client, server: FakeS3) -> N
         await client.release(node, handle)
 
 
-async def test_a_store_that_is_down_is_an_error_and_then_none(client: Client, server: FakeS3) -> None:
+async def test_a_store_that_is_down_is_an_error_and_then_none(
+    client: Client, server: FakeS3, vhostfs_quiet: list[logging.LogRecord]
+) -> None:
     """Nothing stays broken."""
     server.bucket.put("file", DATA, {})
     server.fail(Kind.STATUS, times=30)
@@ -474,6 +477,7 @@ async def test_a_store_that_is_down_is_an_error_and_then_none(client: Client, se
     server.faults.clear()
     assert await client.listdir("/") == ["file"]
     assert await client.read_bytes("/file") == DATA
+    vhostfs_quiet.clear()  # tests/unit/s3/test_standing.py has what is told
 
 
 @pytest.mark.parametrize("kind", [Kind.SILENT, Kind.CUT, Kind.STATUS, Kind.WRONG_BYTES, Kind.DROP])

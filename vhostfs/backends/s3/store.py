@@ -135,8 +135,12 @@ class StoreError(OSError):
         self.doubtful = doubtful
 
 
+class BucketError(StoreError):
+    """There is no such bucket."""
+
+
 class MissingError(StoreError):
-    """There is no such object, upload or bucket."""
+    """There is no such object or upload."""
 
     number = errno.ENOENT
 

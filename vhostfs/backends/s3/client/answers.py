@@ -13,6 +13,7 @@ from vhostfs.backends.s3.client.documents import Refusal
 from vhostfs.backends.s3.store import (
     ArchivedError,
     BrokenAnswerError,
+    BucketError,
     ConditionError,
     ConflictError,
     DeniedError,
@@ -43,7 +44,7 @@ _ARCHIVES: Final = frozenset(("GLACIER", "DEEP_ARCHIVE"))
 
 _CODES: Final[Mapping[str, type[StoreError]]] = {
     "NoSuchKey": MissingError,
-    "NoSuchBucket": MissingError,
+    "NoSuchBucket": BucketError,
     "NoSuchUpload": MissingError,
     "NotFound": MissingError,
     "AccessDenied": DeniedError,

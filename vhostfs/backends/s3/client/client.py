@@ -21,8 +21,10 @@ from vhostfs.backends.s3.client.headers import (
     written_headers,
 )
 from vhostfs.backends.s3.client.options import ClientOptions
-from vhostfs.backends.s3.client.performing import Counters, Operation, Performer
+from vhostfs.backends.s3.client.performing import Operation, Performer
 from vhostfs.backends.s3.client.signing import encoded_query
+from vhostfs.backends.s3.counters import Counters
+from vhostfs.backends.s3.standing import Standing
 from vhostfs.backends.s3.store import (
     PAGE_MAXIMUM,
     BrokenAnswerError,
@@ -61,9 +63,9 @@ class S3Client:
         return self._performer.counters
 
     @property
-    def retries(self) -> int:
-        """Return how many requests were tried again."""
-        return self._performer.retries
+    def standing(self) -> Standing:
+        """Return whether the server answers."""
+        return self._performer.standing
 
     def close(self) -> None:
         """Give up all connections; requests under way fail."""

@@ -309,7 +309,7 @@ class Keychain:
         error = task.exception()
         if isinstance(error, StoreError):
             self._failure = (time.monotonic(), error)
-            logger.warning("%s", error.strerror)
+            logger.debug("%s", error.strerror)
         elif error is None:
             self._current, self._failure = task.result(), None
 

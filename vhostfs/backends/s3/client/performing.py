@@ -8,8 +8,8 @@ not do this time is tried again within a budget.
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
-from collections import Counter
 from collections.abc import Buffer, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
@@ -24,20 +24,9 @@ from vhostfs.backends.s3.client.options import ClientOptions
 from vhostfs.backends.s3.client.pool import Pool
 from vhostfs.backends.s3.client.retrying import RETRIED_CODES, RETRIED_STATUSES, RetryBudget, wanted_delay
 from vhostfs.backends.s3.client.signing import EMPTY, UNSIGNED, Credentials, Signer, payload_hash
+from vhostfs.backends.s3.counters import Counters
+from vhostfs.backends.s3.standing import Standing
 from vhostfs.backends.s3.store import BrokenAnswerError, ConflictError, StoreError, UnavailableError
-
-
-@dataclass(slots=True)
-class Counters:
-    """What a client has done so far."""
-
-    requests: Counter[str] = field(default_factory=Counter)
-    """By the operation's name in the S3 API, each attempt counted."""
-    received: int = 0
-    """Bytes of objects."""
-    sent: int = 0
-    hedged: int = 0
-    throttled: int = 0
 
 
 @dataclass(slots=True)
@@ -76,16 +65,12 @@ class Performer:
         self._latencies = Latencies()
         self._skew = 0.0
         self.counters = Counters()
+        self.standing = Standing(f"bucket {options.bucket} at {self.endpoint.host}")
 
     @property
     def region(self) -> str:
         """Return the region that is signed for: the bucket's, once a request was answered."""
         return self._signer.region
-
-    @property
-    def retries(self) -> int:
-        """Return how many requests were tried again."""
-        return self._budget.retries
 
     def close(self) -> None:
         """Give up all connections; requests under way fail."""
@@ -121,7 +106,7 @@ class Performer:
         while True:
             attempt += 1
             wanted: float | None = None
-            credentials = None if self._options.anonymous else await self._keychain.credentials()
+            credentials = await self._credentials(operation)
             try:
                 response = await self._attempt(operation, credentials, fresh=fresh)
             except LostError as error:
@@ -140,7 +125,9 @@ class Performer:
                 refusal = _refusal(operation, response)
                 if refusal is None:
                     self._budget.succeeded()
+                    self.standing.answered()
                     return response
+                refusal = self._without_secrets(refusal, credentials)
                 failure = answers.error(response.status, refusal, operation.what)
                 if (
                     self._has_learnt(response, refusal, credentials)
@@ -152,14 +139,43 @@ class Performer:
                 doubtful = doubtful or (operation.changes and response.status >= 500)
                 wanted = wanted_delay(response.headers.get("retry-after"))
                 self.counters.throttled += response.status in {429, 503}
+            # Of a store that nobody reaches the guest is told at once, and not after all attempts.
+            again = again and not (self.standing.unreachable and not failure.status)
             delay = self._budget.delay(attempt, wanted) if again else None
             if delay is None:
                 failure.doubtful = doubtful
+                self._note_failure(operation, failure)
                 try:
                     raise failure
                 finally:
                     del failure  # a frame that knows its own error keeps the memory alive that was read into
+            self.counters.retried += 1
             await asyncio.sleep(delay)
+
+    async def _credentials(self, operation: Operation) -> Credentials | None:
+        if self._options.anonymous:
+            return None
+        try:
+            return await self._keychain.credentials()
+        except StoreError as error:
+            self._note_failure(operation, error)
+            raise
+
+    def _note_failure(self, operation: Operation, failure: StoreError) -> None:
+        self.counters.errors[type(failure).__name__.removesuffix("Error").lower()] += 1
+        self.standing.failed(operation.name, failure)
+
+    def _without_secrets(
+        self, refusal: documents.Refusal, credentials: Credentials | None
+    ) -> documents.Refusal:
+        """Return a refusal; without its words where the server tells us our own secrets."""
+        key = self._options.customer_key
+        secrets = ["AWS4-HMAC-SHA256", "" if key is None else base64.b64encode(key).decode()]
+        if credentials is not None:
+            secrets += [credentials.secret_key, credentials.session_token or ""]
+        if any(secret and secret in refusal.code + refusal.message for secret in secrets):
+            return replace(refusal, code="", message="")
+        return refusal
 
     async def _attempt(
         self, operation: Operation, credentials: Credentials | None, *, fresh: bool

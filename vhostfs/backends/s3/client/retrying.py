@@ -34,14 +34,12 @@ class RetryOptions:
 class RetryBudget:
     """What all retries of a client share."""
 
-    __slots__ = ("_left", "_options", "retries", "throttles")
+    __slots__ = ("_left", "_options")
 
     def __init__(self, options: RetryOptions) -> None:
         """A full budget."""
         self._options = options
         self._left = options.budget
-        self.retries = 0
-        self.throttles = 0
 
     def delay(self, attempt: int, wanted: float | None) -> float | None:
         """Return the seconds to wait before another attempt, or None when there shall be none.
@@ -51,7 +49,6 @@ class RetryBudget:
         if attempt >= self._options.attempts or self._left < RETRY_COST:
             return None
         self._left -= RETRY_COST
-        self.retries += 1
         bound = min(self._options.longest_seconds, self._options.base_seconds * 2.0 ** (attempt - 1))
         drawn = random.uniform(0, bound)
         return drawn if wanted is None else min(wanted, self._options.longest_seconds) + drawn
