@@ -1,4 +1,4 @@
-"""The commands: `vhostfs serve`, `check`, `mount`, `mounts`; and `vhostfsd`, with the options of serve."""
+"""The commands: `vhostfs serve`, `check`, `mount`, `mounts`, `s3`; and `vhostfsd`, with serve's options."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from vhostfs import cli_s3
 from vhostfs.config.command_line import add_serve_options, served
 from vhostfs.errors import ConfigurationError, StartError
 
@@ -91,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     _add_mounts_options(mounts)
+    s3 = commands.add_parser("s3", help="ask the mount of a bucket how it does", allow_abbrev=False)
+    cli_s3.add_options(s3)
     parsed = parser.parse_args(arguments)
     if parsed.command == "mount":
         return _reported(lambda: _mount(mount, parsed))
@@ -98,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _reported(lambda: _check(parsed.file))
     if parsed.command == "mounts":
         return _reported(lambda: _mounts(parsed))
+    if parsed.command == "s3":
+        return _reported(lambda: cli_s3.run(parsed))
     return _reported(lambda: _serve(serve, parsed))
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import changed, made
@@ -20,10 +20,12 @@ from vhostfs.backends.s3.operations import fail
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.renaming import Renamer
+from vhostfs.backends.s3.reporting import Reporter
 from vhostfs.backends.s3.store import ObjectStore
 from vhostfs.filesystem import (
     Attr,
     Caller,
+    Command,
     DirEntry,
     Entry,
     RenameFlags,
@@ -77,6 +79,10 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         self._spool.close()
         if self._local is not None:
             self._local.stop()
+
+    def commands(self) -> Mapping[str, Command]:
+        """Return what `vhostfs s3` asks."""
+        return Reporter(self._store, self._names, self._commits, self._budget).commands()
 
     def forget(self, node: int) -> None:
         """Note that the kernel has forgotten a node."""

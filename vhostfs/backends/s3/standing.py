@@ -33,11 +33,11 @@ CREDENTIALS: Final = frozenset(
 class Standing:
     """Whether a store answers. For one event loop."""
 
-    __slots__ = ("_clock", "_last_told", "_name", "_told", "trouble", "unreachable")
+    __slots__ = ("_clock", "_last_told", "_told", "name", "trouble", "unreachable")
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         """Expect the best of a store of this name."""
-        self._name, self._clock = name, clock
+        self.name, self._clock = name, clock
         self._last_told: dict[str, float] = {}
         self._told = False
         self.trouble: str | None = None
@@ -50,7 +50,7 @@ class Standing:
         if self.trouble is None:
             return
         if self._told:
-            logger.info("%s: the store answers again", self._name)
+            logger.info("%s: the store answers again", self.name)
         self.trouble, self.unreachable = None, False
 
     def failed(self, operation: str, error: StoreError) -> None:
@@ -80,4 +80,4 @@ class Standing:
         self._told = now - self._last_told.get(kind, float("-inf")) >= QUIET_SECONDS
         if self._told:
             self._last_told[kind] = now
-            logger.warning("%s: %s; until that is mended, %s is answered", self._name, self.trouble, answer)
+            logger.warning("%s: %s; until that is mended, %s is answered", self.name, self.trouble, answer)

@@ -12,7 +12,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Buffer, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+
+if TYPE_CHECKING:
+    from vhostfs.backends.s3.counters import Counters
+    from vhostfs.backends.s3.standing import Standing
 
 PART_MINIMUM: Final = 5 << 20
 """The smallest part of a multipart upload, its last excepted."""
@@ -193,6 +197,14 @@ class ObjectStore(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """Return what this store can do."""
+
+    @property
+    def counters(self) -> Counters:
+        """Return what was asked of it so far."""
+
+    @property
+    def standing(self) -> Standing:
+        """Return whether it answers."""
 
     async def get(
         self, key: str, offset: int, target: Sequence[memoryview], *, if_match: str | None = None
