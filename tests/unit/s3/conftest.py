@@ -16,10 +16,10 @@ from vhostfs.backends.s3.client.options import ClientOptions
 from vhostfs.backends.s3.client.pool import PoolOptions
 from vhostfs.backends.s3.client.retrying import RetryOptions
 from vhostfs.backends.s3.client.signing import Credentials
-from vhostfs.backends.s3.contents import Spool
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.options import S3Options
 from vhostfs.backends.s3.reading import Budget
+from vhostfs.backends.s3.spool import Spool
 
 type MakeClient = Callable[..., S3Client]
 

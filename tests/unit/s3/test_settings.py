@@ -28,7 +28,7 @@ def _load(path: Path, keys: str) -> object:
     "keys",
     [
         "",
-        "prefix: a/b, region: eu-west-1, metadata: full, cache: forever, conflict: last-writer-wins",
+        "prefix: a/b, region: eu-west-1, metadata: full, cache: forever, conflict: last-writer-wins, state_dir: /s",
         "endpoint: 'http://127.0.0.1:9000', addressing: path, credentials: anonymous, memory: 64MiB",
         "access_key: A, secret_key_file: /etc/secret, encryption: sse-kms, file_mode: 0600, uid: 5",
     ],
@@ -69,7 +69,7 @@ async def test_a_key_of_the_wrong_length_is_refused(tmp_path: Path) -> None:
 
 async def test_a_store_to_try_things_out_is_there_at_once(tmp_path: Path) -> None:
     """Without an account, and without anything that is not on this host."""
-    filesystem = S3Settings("demo", local_store=True, spool_dir=PurePosixPath(tmp_path)).open()
+    filesystem = S3Settings("demo", local_store=True, state_dir=PurePosixPath(tmp_path)).open()
     assert isinstance(filesystem, S3Filesystem)
     async with mount(filesystem) as client:
         await client.write_bytes("/hello", b"world")

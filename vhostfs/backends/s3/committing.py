@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from vhostfs.backends.s3.contents import Contents
+from vhostfs.backends.s3.journal.intents import Intent
+from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.metadata import DIRECTORY_TYPE, PosixMetadata, encoded
 from vhostfs.backends.s3.namespace import Namespace
 from vhostfs.backends.s3.nodes import Node
@@ -25,6 +26,7 @@ from vhostfs.backends.s3.store import (
     PART_MINIMUM,
     PARTS_MAXIMUM,
     ConditionError,
+    ConflictError,
     Headers,
     MissingError,
     ObjectStore,
@@ -32,12 +34,16 @@ from vhostfs.backends.s3.store import (
     StoreError,
     Written,
 )
+from vhostfs.backends.s3.streaming import STREAM_MINIMUM, Stream
+from vhostfs.backends.s3.uploading import PART_SIZE, OpenUpload, Uploads
 
 SINGLE_MAXIMUM: Final = 8 << 20
 """The largest file that is written by one request."""
 
-PART_SIZE: Final = 8 << 20
-PARTS_AT_ONCE: Final = 4
+PARTS_AT_ONCE: Final = 8
+UPLOADS_MAXIMUM: Final = 3
+"""How often a file is sent when another writer gets in the way of its upload."""
+
 NONCE: Final = "vhostfs-op"
 """The metadata that tells which write an object comes from."""
 
@@ -46,7 +52,9 @@ class Conflict(StrEnum):
     """What becomes of a write when somebody else has written meanwhile."""
 
     ERROR = "error"
-    """The one who writes is told (ESTALE), and the data is kept until the file is forgotten."""
+    """The one who writes is told (ESTALE), and the data is kept in the state directory."""
+    CONFLICT_COPY = "conflict-copy"
+    """The data of the one who comes late becomes a file beside."""
     LAST_WRITER_WINS = "last-writer-wins"
 
 
@@ -62,26 +70,97 @@ class _Planned:
 class Committer:
     """Commits files. For one event loop; one commit of a file at a time, which who calls sees to."""
 
-    def __init__(self, store: ObjectStore, namespace: Namespace, conflict: Conflict) -> None:
-        """A committer for a namespace."""
+    def __init__(
+        self, store: ObjectStore, namespace: Namespace, conflict: Conflict, journal: Journal | None = None
+    ) -> None:
+        """A committer for a namespace; with a journal, for what that says, too."""
         self._store, self._namespace, self._conflict = store, namespace, conflict
-        self._parts = asyncio.Semaphore(PARTS_AT_ONCE)
+        self._journal = journal
+        self.uploads = Uploads(store, journal)
 
     async def commit(self, node: Node) -> None:
         """Bring all changes of a file or directory to the bucket; raise StoreError, and keep the changes."""
+        intent = node.intent
+        if intent is not None and intent.recovered:
+            await self._look_for(node, intent)
         contents = node.contents
         if contents is not None and contents.changed:
-            await self._commit_data(node, contents)
-        elif node.pending:
+            for left in range(UPLOADS_MAXIMUM - 1, -1, -1):
+                try:
+                    await self._commit_data(node, contents)
+                    break
+                except ConflictError:
+                    if not left:
+                        raise
+        if node.pending and not node.gone and not (contents is not None and contents.changed):
             if node.etag is None:
-                await self.make(node, b"")
+                await self.make(node, node.intent.body if node.intent is not None else b"")
             else:
                 await self._commit_attributes(node, node.etag)
+
+    def stream(self, node: Node) -> None:
+        """Send what is behind a writer, if a file has become large enough for that. Does not wait."""
+        contents = node.contents
+        if contents is None:
+            return
+        if contents.stream is not None:
+            contents.stream.feed()
+            return
+        wanted = contents.base_size == 0 and contents.written.count(0, STREAM_MINIMUM) == STREAM_MINIMUM
+        if not wanted or node.gone or not self._store.capabilities.multipart:
+            return
+        nonce = self._nonce(node)
+        headers, key = _headers(node.posix, nonce), self._namespace.key(node)
+        contents.stream = Stream(
+            self.uploads, contents, key, lambda: self.uploads.begin(key, headers), node.posix, nonce
+        )
+
+    def _nonce(self, node: Node) -> str:
+        """Return what tells that an object comes from this write, and from which state of an intent."""
+        if node.intent is None or self._journal is None:
+            return secrets.token_hex(8)
+        return self._journal.nonce(node.intent)
+
+    async def is_done(self, intent: Intent) -> bool:
+        """Tell whether the bucket has an intent, as it is or a later state of it; raise StoreError."""
+        assert self._journal is not None
+        try:
+            found = await self._store.head(intent.key)
+        except MissingError:
+            return False
+        known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent)
+        return known is not None and known > intent.sequence
+
+    async def _look_for(self, node: Node, intent: Intent) -> None:
+        """See whether an intent that was found in the journal was carried out before the daemon ended."""
+        assert self._journal is not None
+        try:
+            found = await self._store.head(self._namespace.key(node))
+        except MissingError:
+            found = None
+        if found is not None:
+            known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent)
+            if known is not None:
+                node.etag = found.etag
+                if node.contents is not None:
+                    node.contents.etag = found.etag
+                if known > intent.sequence:
+                    node.pending = False
+                    if node.contents is not None:
+                        node.contents.changed = False
+                    node.modified, node.size = found.modified, found.size
+                    self._namespace.believe(node)
+        elif intent.deleting:
+            node.pending = False
+            if node.contents is not None:
+                node.contents.changed = False
+            self._namespace.nodes.detach(node)
+        intent.recovered = False
 
     async def make(self, node: Node, body: bytes) -> None:
         """Write a new object: of a directory, a link, or a file that is there at once. Raise StoreError."""
         posix, node.pending = node.posix, False
-        nonce = secrets.token_hex(8)
+        nonce = self._nonce(node)
         headers = _headers(posix, nonce, DIRECTORY_TYPE if node.is_directory else None)
         key = self._namespace.key(node)
         try:
@@ -96,28 +175,51 @@ class Committer:
         size = contents.size
         contents.sending, contents.written = contents.written, type(contents.written)()
         contents.changed = False
+        stream, contents.stream = contents.stream, None
         posix, node.pending = node.posix, False
-        nonce = secrets.token_hex(8)
-        headers = _headers(posix, nonce)
         key = self._namespace.key(node)
+        sent = posix
         try:
-            if size <= SINGLE_MAXIMUM:
+            if stream is not None and (size <= SINGLE_MAXIMUM or stream.has_failed or stream.key != key):
+                stream.give_up()
+                stream = None
+            nonce = self._nonce(node) if stream is None else stream.nonce
+            if stream is not None:
+                sent = stream.posix
+                written = await self._finish(key, stream, nonce, size, contents.etag)
+            elif size <= SINGLE_MAXIMUM:
                 memory = memoryview(bytearray(size))
                 await contents.read_range(0, size, Target([memory]), 0)
-                written = await self._settle(key, nonce, self._put(key, [memory], headers, contents.etag))
+                put = self._put(key, [memory], _headers(posix, nonce), contents.etag)
+                written = await self._settle(key, nonce, put)
             else:
-                written = await self._upload(key, contents, headers, nonce, size)
+                written = await self._upload(key, contents, _headers(posix, nonce), nonce, size)
         except BaseException:
             contents.failed()
             node.pending = node.pending or posix is not None
             raise
         contents.committed(written.etag, size)
         node.etag, node.size = written.etag, size
+        if sent is posix:
+            node.times_set = False
+        elif sent is not None and posix is not None:
+            self._take_times(node, sent, posix)
         self._namespace.believe(node)
+
+    def _take_times(self, node: Node, sent: PosixMetadata, posix: PosixMetadata) -> None:
+        """Have the metadata of a file that was sent while it was written be what was sent first.
+
+        Its times are those of its first part, unless somebody has set others: then they cost a request.
+        """
+        as_sent = replace(posix, mtime=sent.mtime, ctime=sent.ctime)
+        if node.posix is posix and as_sent == sent and not node.times_set:
+            node.posix = sent
+        else:
+            node.pending = True
 
     async def _commit_attributes(self, node: Node, etag: str) -> None:
         posix, node.pending = node.posix, False
-        nonce = secrets.token_hex(8)
+        nonce = self._nonce(node)
         headers = _headers(posix, nonce, DIRECTORY_TYPE if node.is_directory else None)
         key = self._namespace.key(node)
         try:
@@ -162,6 +264,15 @@ class Committer:
                 raise ConditionError(error.strerror or "", code=error.code, status=error.status) from None
             raise
 
+    async def _finish(self, key: str, stream: Stream, nonce: str, size: int, etag: str | None) -> Written:
+        """Complete what was sent while the file was written."""
+        try:
+            upload, parts = await stream.finish(size)
+            return await self._complete(key, upload, parts, nonce, etag)
+        except BaseException:
+            stream.give_up()
+            raise
+
     async def _upload(self, key: str, contents: Contents, headers: Headers, nonce: str, size: int) -> Written:
         """Write a large file in parts; ranges that did not change are copied by the store itself."""
         can_copy = contents.etag is not None and self._store.capabilities.copy_part
@@ -182,49 +293,39 @@ class Committer:
         etag: str | None,
         contents: Contents | None,
     ) -> Written:
-        upload = await self._store.upload_begin(key, headers)
+        upload = await self.uploads.begin(key, headers)
+        at_once = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        async def send(number: int, planned: _Planned) -> Part:
+            async with at_once:
+                if planned.copied:
+                    assert etag is not None
+                    return await self.uploads.copy(
+                        upload, number, key, planned.begin, planned.end, match=etag
+                    )
+                assert contents is not None
+                return await self.uploads.part(upload, number, contents, planned.begin, planned.end)
+
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._part(key, upload, number, planned, etag, contents))
-                    for number, planned in enumerate(plan, 1)
-                ]
-            parts = [task.result() for task in tasks]
-            careful = self._is_careful
-            complete = self._store.upload_complete(
-                key, upload, parts, if_match=etag if careful else None, if_absent=careful and etag is None
-            )
-            return await self._settle(key, nonce, complete)
+                tasks = [group.create_task(send(number, each)) for number, each in enumerate(plan, 1)]
+            return await self._complete(key, upload, [task.result() for task in tasks], nonce, etag)
         except BaseException as error:
-            await asyncio.shield(self._abort(key, upload))
+            await asyncio.shield(self.uploads.abort(upload))
             if isinstance(error, BaseExceptionGroup):
                 raise _first(error) from None
             raise
 
-    async def _part(
-        self,
-        key: str,
-        upload: str,
-        number: int,
-        planned: _Planned,
-        etag: str | None,
-        contents: Contents | None,
-    ) -> Part:
-        async with self._parts:
-            size = planned.end - planned.begin
-            if planned.copied:
-                assert etag is not None
-                return await self._store.upload_copy(
-                    key, upload, number, key, planned.begin, size, source_match=etag
-                )
-            assert contents is not None
-            memory = memoryview(bytearray(size))
-            await contents.read_range(planned.begin, planned.end, Target([memory]), 0)
-            return await self._store.upload_part(key, upload, number, [memory])
-
-    async def _abort(self, key: str, upload: str) -> None:
-        with suppress(StoreError):  # it is found and aborted when the mount begins again
-            await self._store.upload_abort(key, upload)
+    async def _complete(
+        self, key: str, upload: OpenUpload, parts: Sequence[Part], nonce: str, etag: str | None
+    ) -> Written:
+        careful = self._is_careful
+        complete = self.uploads.complete(
+            upload, parts, if_match=etag if careful else None, if_absent=careful and etag is None
+        )
+        written = await self._settle(key, nonce, complete)
+        self.uploads.ended(upload)
+        return written
 
 
 def _plan(contents: Contents, size: int, *, can_copy: bool) -> Iterator[_Planned]:

@@ -1,45 +1,29 @@
 """The bytes of a file: those of an object in the bucket, and over them what was written and is not there yet.
 
-What is written goes to a file of the spool directory that has no name, at its own offset. The object below
-is read where nothing was written, by its ETag; beyond its size, and where a truncation has cut it, there
-are zeros.
+What is written goes to a file of the spool, at its own offset. The object below is read where nothing was
+written, by its ETag; beyond its size, and where a truncation has cut it, there are zeros.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from vhostfs.backends.ranges import Ranges
 from vhostfs.backends.s3.reading import Budget, Reader, Target
+from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ObjectStore
 from vhostfs.filesystem import WriteBuffer
+
+if TYPE_CHECKING:
+    from vhostfs.backends.s3.streaming import Stream
 
 SIZE_MAXIMUM: Final = 5 << 40
 """The most bytes of an object."""
 
 COPY_PIECE: Final = 8 << 20
-
-
-class Spool:
-    """Where data waits to be written to the bucket: files without names in a directory that stays open."""
-
-    def __init__(self, directory: Path | None) -> None:
-        """Use a directory (None: the system's temporary one); raise OSError."""
-        path = directory or Path(tempfile.gettempdir())
-        self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def open(self) -> int:
-        """Return a descriptor of a new file; raise OSError."""
-        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=self._directory)
-
-    def close(self) -> None:
-        """Give the directory up."""
-        os.close(self._directory)
 
 
 class Contents:
@@ -49,8 +33,8 @@ class Contents:
         self, store: ObjectStore, budget: Budget, spool: Spool, key: str, etag: str | None, size: int
     ) -> None:
         """The contents of an object, or (etag None) of a file that is not in the bucket yet."""
-        self._store, self._budget, self._spool = store, budget, spool
-        self._descriptor: int | None = None
+        self._store, self._budget = store, budget
+        self.file = spool.new()
         self._reader: Reader | None = None
         self.key = key
         self.etag = etag
@@ -64,6 +48,12 @@ class Contents:
         self.changed = etag is None
         """The bucket has something else."""
         self.users = 0
+        self.journaled = Ranges()
+        """What the journal has of what is in the spool."""
+        self.unjournaled = Ranges()
+        """What it has not, or not as it is now."""
+        self.stream: Stream | None = None
+        """What is sent of it while it is written."""
 
     async def read(self, offset: int, target: Target) -> int:
         """Read into a target, and return how many bytes there were; raise StoreError."""
@@ -91,24 +81,28 @@ class Contents:
         size = min(data.size, SIZE_MAXIMUM - offset)
         if size <= 0:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-        done = data.write_to_fd(self._file(), offset)
+        done = data.write_to_fd(self.file.descriptor, offset)
         self.note_written(offset, offset + done)
         return done
 
     def note_written(self, begin: int, end: int) -> None:
         """Take note of what is in the spool."""
         self.written.add(begin, end)
+        self.unjournaled.add(begin, end)
         self.size = max(self.size, end)
         self.changed = True
+        if self.stream is not None:
+            self.stream.note_written(begin, end)
 
     def truncate(self, size: int) -> None:
         """Set the size; what lies beyond is gone, and zeros if the file grows again."""
         if size < self.size:
-            self.written.remove(size, self.size)
-            self.sending.remove(size, self.size)
+            for ranges in (self.written, self.sending, self.journaled, self.unjournaled):
+                ranges.remove(size, self.size)
             self.base_size = min(self.base_size, size)
-            if self._descriptor is not None:
-                os.ftruncate(self._descriptor, size)
+            self.file.truncate(size)
+            if self.stream is not None:
+                self.stream.note_truncated(size)
         if size != self.size:
             self.changed = True
         self.size = size
@@ -118,7 +112,7 @@ class Contents:
         end = min(end, self.size)
         if begin >= end:
             return
-        descriptor = self._file()
+        descriptor = self.file.descriptor
         for here, there in list(_data_of(descriptor, begin, end)):
             at = here
             while at < there:
@@ -136,7 +130,7 @@ class Contents:
                 size = min(COPY_PIECE, end - at)
                 view = memoryview(memory)[:size]
                 await self._read_base(at, at + size, Target([view]), 0)
-                os.pwrite(self._file(), view, at)
+                os.pwrite(self.file.descriptor, view, at)
                 self.written.add(at, at + size)
         self.base_size = 0
 
@@ -145,9 +139,13 @@ class Contents:
         self.sending = Ranges()
         self.etag, self.base_size = etag, min(size, self.size)
         self.forget_reader()
-        if not self.written and self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        journaled, self.journaled = self.journaled, Ranges()
+        for begin, end in self.written.within(0, SIZE_MAXIMUM):
+            for here, there in journaled.within(begin, end):
+                self.journaled.add(here, there)
+        if not self.written:
+            self.unjournaled = Ranges()
+            self.file.discard()
 
     def failed(self) -> None:
         """Take note that what was on its way did not arrive."""
@@ -159,9 +157,28 @@ class Contents:
     def close(self) -> None:
         """Give everything up."""
         self.forget_reader()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self.give_up_stream()
+        self.file.discard()
+
+    def give_up_stream(self) -> None:
+        """Abort what was sent while the file was written."""
+        if self.stream is not None:
+            self.stream.give_up()
+            self.stream = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether all bytes are in the spool: nothing of the object below is seen."""
+        spooled = self.spooled()
+        return spooled.count(0, self.base_size) == self.base_size
+
+    def spooled(self) -> Ranges:
+        """Return what is in the spool and not in the bucket."""
+        found = Ranges()
+        for ranges in (self.written, self.sending):
+            for begin, end in ranges.within(0, SIZE_MAXIMUM):
+                found.add(begin, end)
+        return found
 
     async def _read_base(self, begin: int, end: int, target: Target, at: int) -> None:
         """Read from the object below, and zeros beyond it."""
@@ -176,14 +193,9 @@ class Contents:
     def _read_spool(self, begin: int, end: int, target: Target, at: int) -> None:
         """Read from the spool, and zeros where its file ends."""
         stretch = target.stretch(at, at + end - begin)
-        done = os.preadv(self._file(), stretch, begin)
+        done = os.preadv(self.file.descriptor, stretch, begin)
         if done < end - begin:
             target.clear(at + done, at + end - begin)
-
-    def _file(self) -> int:
-        if self._descriptor is None:
-            self._descriptor = self._spool.open()
-        return self._descriptor
 
     def forget_reader(self) -> None:
         """Give up what was fetched ahead."""

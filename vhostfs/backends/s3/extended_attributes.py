@@ -58,5 +58,7 @@ class ExtendedAttributes(Operations):
         posix = replace(found.posix or PosixMetadata(), xattrs=values, ctime=time.time_ns())
         encoded(posix)
         found.posix, found.pending = posix, True
-        if not found.opens or found.is_directory:
-            self._commits.soon(found)
+        if found.opens and not found.is_directory:
+            self._commits.note_changed(found)
+        elif not found.gone:
+            await self._commits.soon(found)

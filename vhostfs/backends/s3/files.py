@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import stat
 from typing import Final
@@ -14,8 +13,6 @@ from vhostfs.backends.s3.options import Handle
 from vhostfs.backends.s3.reading import Target
 from vhostfs.backends.s3.store import ArchivedError, ConditionError
 from vhostfs.filesystem import Caller, Entry, Opened, ReadBuffer, WriteBuffer, WriteFlags
-
-logger = logging.getLogger(__name__)
 
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
@@ -37,7 +34,7 @@ class FileOperations(Operations):
             fail(errno.ELOOP if found.type == stat.S_IFLNK else errno.ENXIO)
         contents = await self._contents(found)
         if flags & os.O_TRUNC:
-            contents.truncate(0)
+            self._truncate(found, contents, 0)
         contents.users += 1
         found.opens += 1
         return Opened(Handle(found, contents))
@@ -57,6 +54,7 @@ class FileOperations(Operations):
         contents = await self._contents(node)
         contents.users += 1
         node.opens += 1
+        self._commits.note_changed(node)
         return self._entry(node), Opened(Handle(node, contents))
 
     async def read(
@@ -77,7 +75,7 @@ class FileOperations(Operations):
         handle.answered = True
         return count
 
-    def write(
+    async def write(
         self,
         caller: Caller,
         node: int,
@@ -86,33 +84,45 @@ class FileOperations(Operations):
         data: WriteBuffer,
         flags: WriteFlags,
     ) -> int:
-        """Take data into the spool."""
+        """Take data into the spool; where there is no room, wait until commits have made some."""
         handle = _held(handle)
-        done = handle.contents.write(offset, data)
+        if self._commits.is_short(data.size):
+            await self._commits.room()
+        while True:
+            try:
+                done = handle.contents.write(offset, data)
+                break
+            except OSError as error:
+                if error.errno != errno.ENOSPC or not await self._commits.made_room():
+                    raise
         kill = bool(flags & WriteFlags.KILL_SUIDGID)
         handle.node.posix = written(handle.node.posix, kill_suid_sgid=kill)
         handle.node.pending = True
+        self._commits.note_changed(handle.node)
         return done
 
     async def flush(self, caller: Caller, node: int, handle: Handle | None, lock_owner: int) -> None:
-        """Commit: close(2) returns what became of it."""
-        await self._settle(_held(handle))
+        """Commit, or promise: close(2) returns what became of it."""
+        handle = _held(handle)
+        if not handle.node.gone:
+            await self._commits.settle(handle.node)
 
     async def fsync(self, caller: Caller, node: int, handle: Handle | None, datasync: bool) -> None:
         """Commit."""
-        await self._settle(_held(handle))
+        handle = _held(handle)
+        if not handle.node.gone:
+            await self._commits.synchronize(handle.node)
 
     async def release(self, caller: Caller, node: int, handle: Handle, flags: int) -> None:
         """Close; what could not be committed is tried a last time."""
         found, contents = handle.node, handle.contents
         try:
-            if not found.gone and found.is_local:
-                await self._commits.now(found)
+            if not found.gone:
+                await self._commits.close(found)
         except OSError as error:
             # flush has told it to the program that closed the file.
-            logger.info("%s: what was written is given up: %s", self._names.key(found), error.strerror)
-            contents.changed = found.pending = False
-            found.posix, found.expires = None, 0.0
+            if contents.users == 1 and found.contents is contents and contents.changed:
+                await self._commits.give_up(found, contents, error)
         finally:
             contents.users -= 1
             found.opens -= 1
@@ -127,13 +137,15 @@ class FileOperations(Operations):
         self, caller: Caller, node: int, handle: Handle | None, mode: int, offset: int, length: int
     ) -> None:
         """Grow a file, or let a range hold zeros. Nothing can be reserved in a bucket."""
-        contents = _held(handle).contents
+        handle = _held(handle)
+        contents = handle.contents
         if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE) or (mode & _PUNCH_HOLE and not mode & _KEEP_SIZE):
             fail(errno.EOPNOTSUPP)
         if mode & (_PUNCH_HOLE | _ZERO_RANGE):
             contents.clear(offset, offset + length)
+            self._commits.note_changed(handle.node)
         if not mode & _KEEP_SIZE and offset + length > contents.size:
-            contents.truncate(offset + length)
+            self._truncate(handle.node, contents, offset + length)
 
     async def _reopen(self, handle: Handle) -> None:
         """Let a handle that has read nothing yet see the object that is there now."""
@@ -145,10 +157,6 @@ class FileOperations(Operations):
         old.users -= 1
         if not old.users:
             old.close()
-
-    async def _settle(self, handle: Handle) -> None:
-        if not handle.node.gone and handle.node.is_local:
-            await self._commits.now(handle.node)
 
 
 def _held(handle: Handle | None) -> Handle:

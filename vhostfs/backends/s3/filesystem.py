@@ -6,13 +6,15 @@ import errno
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import changed, made
-from vhostfs.backends.s3.contents import Spool
 from vhostfs.backends.s3.extended_attributes import ExtendedAttributes
 from vhostfs.backends.s3.files import FileOperations
+from vhostfs.backends.s3.journal.journal import Journal
+from vhostfs.backends.s3.journaling import Kept
 from vhostfs.backends.s3.local_store import LocalStore
 from vhostfs.backends.s3.metadata import encoded
 from vhostfs.backends.s3.nodes import Node
@@ -21,6 +23,8 @@ from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.renaming import Renamer
 from vhostfs.backends.s3.reporting import Reporter
+from vhostfs.backends.s3.scheduling import Pending
+from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ObjectStore
 from vhostfs.filesystem import (
     Attr,
@@ -53,16 +57,22 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         budget: Budget,
         spool: Spool,
         local: LocalStore | None = None,
+        journal: Journal | None = None,
     ) -> None:
-        """A file system on a store; on one of its own, which ends with it."""
+        """A file system on a store; on one of its own, which ends with it.
+
+        With a journal, what an earlier daemon has promised and not brought to the store is gone on with, and
+        the spool is the journal's.
+        """
         self._local = local
-        super().__init__(store, options, budget, spool)
+        super().__init__(store, options, budget, spool, journal)
         self._renamer = Renamer(store, self._names, options.directory_limit)
 
     # ---- Life ----
 
     def init(self, session: Session) -> None:
-        """Begin."""
+        """Begin, with what is left of earlier sessions and daemons."""
+        self._commits.begin(self._new_contents)
 
     async def destroy(self) -> None:
         """Commit what nobody has closed, and end."""
@@ -76,7 +86,10 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
     def close(self) -> None:
         """Give up the store and the spool: no session begins any more."""
         self._store.close()
-        self._spool.close()
+        if self._journaling is not None:
+            self._journaling.journal.close()
+        else:
+            self._spool.close()
         if self._local is not None:
             self._local.stop()
 
@@ -125,16 +138,20 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         await self._names.refresh(found)
         if changes.size is not None:
             contents = handle.contents if handle is not None else await self._contents(found)
-            contents.truncate(changes.size)
+            self._truncate(found, contents, changes.size)
         posix = changed(found, changes, self._attr(found, handle))
         encoded(posix)  # refuses what there is no room for
         found.posix, found.pending = posix, True
-        if not found.gone and (not found.opens or found.is_directory):
-            if changes.size is None:
-                self._commits.soon(found)
-            else:
-                await self._commits.now(found)
-                self._drop_contents(found)
+        found.times_set = found.times_set or changes.mtime_ns is not None or changes.ctime_ns is not None
+        if found.gone:
+            pass
+        elif found.opens and not found.is_directory:
+            self._commits.note_changed(found)
+        elif changes.size is not None:
+            await self._commits.settle(found)
+            self._drop_contents(found)
+        else:
+            await self._commits.soon(found)
         return self._attr(found, handle)
 
     async def readlink(self, caller: Caller, node: int) -> str:
@@ -145,6 +162,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             fail(errno.EINVAL)
         if found.posix is not None and found.posix.link is not None:
             return found.posix.link
+        if found.intent is not None and found.intent.body:
+            return os.fsdecode(found.intent.body)
         memory = bytearray(min(found.size, LINK_MAXIMUM))
         if not memory:
             return ""
@@ -189,11 +208,11 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 await contents.keep()
             if node.etag is not None:
                 match = node.etag if self._store.capabilities.conditional_delete else None
+                self._commits.deleting(node)
                 await self._delete(node, match)
-            if contents is not None:
-                contents.changed = False
-            node.pending = False
+            self._commits.deleted(node)
             self._names.nodes.detach(node)
+            self._drop_contents(node)
         await self._keep_directory(directory)
 
     async def rmdir(self, caller: Caller, parent: int, name: str) -> None:
@@ -205,8 +224,12 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             fail(errno.ENOTDIR)
         if await self._has_children(node):
             fail(errno.ENOTEMPTY)
-        await self._store.delete(self._names.key(node))
-        self._names.nodes.detach(node)
+        async with self._commits.lock(node):
+            if node.etag is not None or node.intent is None:
+                self._commits.deleting(node)
+                await self._store.delete(self._names.key(node))
+            self._commits.deleted(node)
+            self._names.nodes.detach(node)
         await self._keep_directory(directory)
 
     async def rename(
@@ -239,8 +262,16 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         else:
             if replaced is not None and replaced.contents is not None and replaced.opens:
                 await replaced.contents.keep()
-            async with self._commits.lock(node):
+            if node.etag is not None:
+                await self._commits.now(node)
+            async with AsyncExitStack() as held:
+                both = [node] if replaced is None else sorted((node, replaced), key=lambda each: each.number)
+                for each in both:
+                    await held.enter_async_context(self._commits.lock(each))
                 await self._renamer.move_file(node, target, new_name, replaced)
+                self._commits.moved(node, replaced)
+            if replaced is not None:
+                self._drop_contents(replaced)
         await self._keep_directory(source)
 
     # ---- Directories ----
@@ -270,9 +301,37 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     async def syncfs(self, caller: Caller, node: int) -> None:
         """Commit everything."""
-        for found in self._names.nodes:
-            if not found.gone and found.is_local:
-                await self._commits.now(found)
+        await self._commits.sync()
+
+    # ---- What is not in the bucket ----
+
+    def pending(self) -> Pending:
+        """Return how much the bucket does not have yet."""
+        return self._commits.pending()
+
+    async def sync(self, progress: Callable[[Pending], None] | None = None) -> None:
+        """Bring everything to the bucket, telling what is left after each file; raise StoreError."""
+        await self._commits.sync(progress)
+
+    async def recovered(self) -> None:
+        """Return when all that an earlier daemon has left was tried once."""
+        await self._commits.recovered()
+
+    def kept(self) -> list[Kept]:
+        """Return what lost a race and is kept in the state directory."""
+        return [] if self._journaling is None else self._journaling.kept()
+
+    def kept_data(self, number: str) -> Iterator[bytes]:
+        """Yield the bytes of what was kept, a piece at a time; KeyError."""
+        if self._journaling is None:
+            raise KeyError(number)
+        return self._journaling.kept_data(number)
+
+    def discard_kept(self, number: str) -> None:
+        """Give up what was kept; KeyError."""
+        if self._journaling is None:
+            raise KeyError(number)
+        self._journaling.discard(number)
 
 
 def _is_below(node: Node, directory: Node) -> bool:

@@ -64,6 +64,10 @@ class Namespace:
         """Return the key of a node's object; a directory's ends with a slash."""
         return self._prefix + (node.prefix if node.is_directory else node.path)
 
+    def path(self, key: str) -> str | None:
+        """Return the path that a key has below the mount's root; None for one that lies elsewhere."""
+        return key.removeprefix(self._prefix) if key.startswith(self._prefix) else None
+
     def child_key(self, directory: Node, name: str) -> str:
         """Return the key that a file of a name in a directory has, or would have."""
         return f"{self._prefix}{directory.prefix}{name}"
@@ -133,7 +137,7 @@ class Namespace:
         for child in _sorted(directory.children.values()):
             if child.name in seen:
                 continue
-            if child.is_local or child.opens or child.expires >= begun + self._seconds:
+            if child.opens or child.expires >= begun + self._seconds or child.has_local:
                 yield child
             else:
                 self.nodes.detach(child)
@@ -249,7 +253,9 @@ class Namespace:
             return self._see_directory(directory, name)
         if isinstance(head, BaseException):
             old = directory.children.get(name)
-            if old is not None and not old.is_local:
+            if old is not None and old.has_local:
+                return old
+            if old is not None:
                 self.nodes.detach(old)
             if len(directory.missing) >= MISSING_MAXIMUM:
                 directory.missing.clear()

@@ -17,6 +17,7 @@ from vhostfs.filesystem import ROOT, Attr
 
 if TYPE_CHECKING:
     from vhostfs.backends.s3.contents import Contents
+    from vhostfs.backends.s3.journal.intents import Intent
 
 BLOCK: Final = 512
 
@@ -41,9 +42,11 @@ class Node:
     __slots__ = (
         "children",
         "contents",
+        "error",
         "etag",
         "expires",
         "gone",
+        "intent",
         "known",
         "listed_until",
         "lookups",
@@ -56,6 +59,7 @@ class Node:
         "pending",
         "posix",
         "size",
+        "times_set",
         "type",
     )
 
@@ -71,6 +75,12 @@ class Node:
         self.posix: PosixMetadata | None = None
         self.pending = False
         """Its attributes were changed and are not in the bucket yet."""
+        self.times_set = False
+        """Somebody has set its times since its data was last in the bucket."""
+        self.intent: Intent | None = None
+        """What the journal says of it."""
+        self.error: OSError | None = None
+        """Why it could not be brought to the bucket, until that was told."""
         self.expires = 0.0
         self.known = False
         """The kernel holds lookups of it."""
@@ -93,6 +103,17 @@ class Node:
     def is_local(self) -> bool:
         """Tell whether something of it is not in the bucket yet."""
         return self.pending or (self.contents is not None and self.contents.changed)
+
+    @property
+    def has_local(self) -> bool:
+        """Tell whether it, or anything below it, is not in the bucket yet."""
+        waiting = [self]
+        while waiting:
+            node = waiting.pop()
+            if node.is_local:
+                return True
+            waiting += node.children.values()
+        return False
 
     @property
     def path(self) -> str:

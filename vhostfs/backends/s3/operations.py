@@ -9,13 +9,16 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.committing import Committer
-from vhostfs.backends.s3.contents import Contents, Spool
+from vhostfs.backends.s3.contents import Contents
+from vhostfs.backends.s3.journal.journal import Journal
+from vhostfs.backends.s3.journaling import Journaling
 from vhostfs.backends.s3.metadata import PosixMetadata
 from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.scheduling import Commits
+from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, MissingError, ObjectStore
 from vhostfs.filesystem import Attr, Entry, Filesystem, Options
 
@@ -31,7 +34,9 @@ def fail(number: int) -> NoReturn:
 class Operations(Filesystem[Handle]):
     """A bucket of which the operations are elsewhere: what they all need."""
 
-    def __init__(self, store: ObjectStore, options: S3Options, budget: Budget, spool: Spool) -> None:
+    def __init__(
+        self, store: ObjectStore, options: S3Options, budget: Budget, spool: Spool, journal: Journal | None
+    ) -> None:
         self._store, self._options = store, options
         self._budget, self._spool = budget, spool
         self.options = Options(
@@ -39,7 +44,15 @@ class Operations(Filesystem[Handle]):
         )
         exact = options.metadata is Metadata.FULL
         self._names = Namespace(store, options.prefix, options.seconds, exact=exact)
-        self._commits = Commits(Committer(store, self._names, options.conflict), self._names)
+        self._journaling = None if journal is None else Journaling(journal, self._names)
+        self._commits = Commits(
+            Committer(store, self._names, options.conflict, journal),
+            self._names,
+            spool,
+            journaling=self._journaling,
+            conflict=options.conflict,
+            write=options.write,
+        )
 
     def _node(self, number: int) -> Node:
         try:
@@ -130,9 +143,11 @@ class Operations(Filesystem[Handle]):
         """Let a directory that was only a prefix stay when the last key with it has gone."""
         if directory.parent is None or directory.etag is not None or directory.children or directory.gone:
             return
+        if directory.is_local:
+            return  # it is on its way
         if not await self._has_children(directory):
             directory.pending = True
-            await self._commits.now(directory)
+            await self._commits.settle(directory)
 
     async def _delete(self, node: Node, match: str | None) -> None:
         try:
@@ -147,14 +162,24 @@ class Operations(Filesystem[Handle]):
         """Return the contents of a file as it is now."""
         contents = node.contents
         if contents is None or (contents.etag != node.etag and not contents.changed):
-            key = self._names.key(node)
-            node.contents = Contents(self._store, self._budget, self._spool, key, node.etag, node.size)
-        assert node.contents is not None
-        return node.contents
+            contents = node.contents = self._new_contents(node)
+        return contents
+
+    def _new_contents(self, node: Node) -> Contents:
+        return Contents(self._store, self._budget, self._spool, self._names.key(node), node.etag, node.size)
 
     def _drop_contents(self, node: Node) -> None:
-        if node.contents is not None and not node.contents.users:
-            if not node.contents.changed:
-                node.size = node.contents.size
-            node.contents.close()
-            node.contents = None
+        """Give up the contents of a file that nobody has open, unless the bucket does not have them yet."""
+        contents = node.contents
+        if contents is None or contents.users or ((contents.changed or contents.sending) and not node.gone):
+            return
+        node.size = contents.size
+        contents.close()
+        node.contents = None
+
+    def _truncate(self, node: Node, contents: Contents, size: int) -> None:
+        """Set a file's size; what the journal says of it is cut first."""
+        if self._journaling is not None and contents is node.contents:
+            self._journaling.cut(node, size)
+        contents.truncate(size)
+        self._commits.note_changed(node)

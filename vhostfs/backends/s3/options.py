@@ -8,6 +8,7 @@ from enum import StrEnum
 from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.nodes import Defaults, Node
+from vhostfs.backends.s3.scheduling import Write
 
 
 class Metadata(StrEnum):
@@ -31,6 +32,7 @@ class S3Options:
     """How long what is known may be believed; 0 asks at every open and lookup."""
     metadata: Metadata = Metadata.LAZY
     conflict: Conflict = Conflict.ERROR
+    write: Write = Write.SYNC
     defaults: Defaults = field(default_factory=Defaults)
     read_only: bool = False
     directory_limit: int = 10_000

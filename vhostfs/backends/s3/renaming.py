@@ -33,6 +33,8 @@ class Renamer:
         if node.etag is None:
             # Not in the bucket yet: it will be written under its new key, over what is there.
             contents = node.contents
+            if contents is not None:
+                contents.give_up_stream()
             names.nodes.move(node, directory, name)
             if contents is not None:
                 contents.key = names.key(node)

@@ -1,87 +1,527 @@
-"""When changes are committed, and that no file is committed twice at once."""
+"""When changes are committed, that no file is committed twice at once, and what becomes of those that fail.
+
+`sync`: who closes or synchronizes a file waits until the bucket has it. `writeback`: who closes it waits
+until the journal has it, and it is committed a moment later, the oldest first and many side by side; fsync
+always waits for the bucket. Where the store fails, it is tried again, ever more seldom; the next who closes
+or synchronizes the file is told.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 
-from vhostfs.backends.s3.committing import Committer
+from vhostfs.backends.s3.committing import Committer, Conflict
+from vhostfs.backends.s3.contents import Contents
+from vhostfs.backends.s3.journal.journal import LOST
+from vhostfs.backends.s3.journaling import Journaling
 from vhostfs.backends.s3.namespace import Namespace
 from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.spool import Spool
+from vhostfs.backends.s3.store import ConditionError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 SOON_SECONDS: Final = 0.2
 """How long attributes that change one by one are waited for."""
 
+SETTLE_SECONDS: Final = 1.0
+"""How long a file that was closed is left alone: many are renamed, or deleted, at once."""
+
+SETTLE_SECONDS_MAXIMUM: Final = 10.0
+
+AT_ONCE: Final = 32
+"""How many files are committed side by side."""
+
+RETRY_SECONDS: Final = 1.0
+RETRY_SECONDS_MAXIMUM: Final = 60.0
+PROMISED_MAXIMUM: Final = 1 << 30
+"""How many bytes may be promised before who writes has to wait."""
+
+FILES_MAXIMUM: Final = 20_000
+FREE_MINIMUM: Final = 256 << 20
+"""How much room the state directory keeps, as long as commits make some."""
+
+LOOK_BYTES: Final = 16 << 20
+"""How much is written between two looks at how much room there is."""
+
+
+class Write(StrEnum):
+    """When close(2) returns."""
+
+    SYNC = "sync"
+    """When the bucket has what was written."""
+    WRITEBACK = "writeback"
+    """When the journal has it; the bucket, a moment later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What the bucket does not have yet."""
+
+    files: int
+    bytes: int
+    oldest_seconds: float | None
+    """For how long the oldest has waited; None where nothing waits."""
+
+
+@dataclass(slots=True)
+class _Lock:
+    """A file's lock, and how many hold or want it."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    users: int = 0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A file that is to be committed."""
+
+    node: Node
+    due: float
+    since: float
+    attempts: int = 0
+
 
 class Commits:
     """All commits of a file system. For one event loop."""
 
-    def __init__(self, committer: Committer, names: Namespace) -> None:
+    def __init__(
+        self,
+        committer: Committer,
+        names: Namespace,
+        spool: Spool,
+        *,
+        journaling: Journaling | None = None,
+        conflict: Conflict = Conflict.ERROR,
+        write: Write = Write.SYNC,
+    ) -> None:
         """Nothing is to be committed yet."""
-        self._committer, self._names = committer, names
-        self._locks: dict[int, asyncio.Lock] = {}
-        self._soon: dict[int, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._committer, self._names, self._spool = committer, names, spool
+        self._journaling, self._conflict = journaling, conflict
+        self.writeback = write is Write.WRITEBACK and journaling is not None
+        self._locks: dict[int, _Lock] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        self._changed: dict[int, tuple[Node, float]] = {}
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._runner: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._hurry = False
+        self._unlooked = 0
+        self._recovery: asyncio.Task[None] | None = None
 
-    def lock(self, node: Node) -> asyncio.Lock:
-        """Return what keeps others from committing, deleting or renaming a file."""
-        lock = self._locks.get(node.number)
-        if lock is None:
-            lock = self._locks[node.number] = asyncio.Lock()
-        return lock
+    # ---- One file ----
+
+    @asynccontextmanager
+    async def lock(self, node: Node) -> AsyncIterator[None]:
+        """Keep others from committing, deleting or renaming a file while the block runs."""
+        held = self._locks.setdefault(node.number, _Lock())
+        held.users += 1
+        try:
+            async with held.lock:
+                yield
+        finally:
+            held.users -= 1
+            if not held.users:
+                del self._locks[node.number]
 
     async def now(self, node: Node) -> None:
         """Commit all changes of a file or directory; raise StoreError, and keep them."""
-        if node.gone or not node.is_local:
+        if node.number in self._locks or (node.is_local and not node.gone):
+            async with self.lock(node):
+                if node.is_local and not node.gone:
+                    await self._commit(node)
+
+    async def settle(self, node: Node) -> None:
+        """Do what close(2) waits for; raise OSError."""
+        if not self.writeback:
+            await self.now(node)
             return
-        lock = self.lock(node)
-        async with lock:
-            if not node.gone and node.is_local:
-                await self._committer.commit(node)
-        if not lock.locked():
-            self._locks.pop(node.number, None)
+        await self.promise(node)
+        error, node.error = node.error, None
+        if error is not None:
+            raise error
+
+    async def synchronize(self, node: Node) -> None:
+        """Do what fsync(2) waits for; raise OSError."""
+        await self.now(node)
+        error, node.error = node.error, None
+        if error is not None:
+            raise error
+
+    async def promise(self, node: Node, body: bytes = b"") -> None:
+        """Have the journal hold a file, and commit it later; raise OSError."""
+        assert self._journaling is not None
+        await self._journaling.promise(node, body)
+        if node.is_local and not node.gone:
+            self._later(node, SETTLE_SECONDS)
+            if node.contents is not None and not node.contents.users:
+                node.contents.file.rest()
 
     async def make(self, node: Node, body: bytes) -> None:
-        """Write a new object at once; raise StoreError."""
+        """Write a new object, or promise it; raise StoreError."""
+        if self.writeback:
+            await self.promise(node, body)
+            return
         async with self.lock(node):
             await self._committer.make(node, body)
-        self._locks.pop(node.number, None)
 
-    def soon(self, node: Node) -> None:
+    async def soon(self, node: Node) -> None:
         """Commit attributes when no more changes have come for a moment: they often come one by one."""
-        timer = self._soon.pop(node.number, None)
-        if timer is not None:
-            timer.cancel()
-        loop = asyncio.get_running_loop()
-        self._soon[node.number] = loop.call_later(SOON_SECONDS, self._begin, node)
+        if self.writeback:
+            await self.promise(node)
+        else:
+            self._later(node, SOON_SECONDS)
+
+    async def close(self, node: Node) -> None:
+        """Do what remains to be done when a file is closed for good; raise OSError."""
+        if self.writeback:
+            try:
+                await self.promise(node)
+                return
+            except OSError as error:
+                logger.warning("%s: the journal cannot take it: %s", self._names.key(node), error.strerror)
+        await self.now(node)
+
+    def deleting(self, node: Node) -> None:
+        """Take note that a file's object is about to be deleted. Its lock is held."""
+        if self._journaling is not None:
+            self._journaling.deleting(node)
+
+    def deleted(self, node: Node) -> None:
+        """Take note that nothing is to be committed of a file any more. Its lock is held."""
+        if self._journaling is not None:
+            self._journaling.forget(node)
+        if node.contents is not None:
+            node.contents.give_up_stream()
+            node.contents.changed = False
+        node.pending = False
+        self._waiting.pop(node.number, None)
+        self._changed.pop(node.number, None)
+        self._progressed()
+
+    def moved(self, node: Node, replaced: Node | None) -> None:
+        """Take note that a file has another name, which another one had. Their locks are held."""
+        if self._journaling is not None:
+            self._journaling.moved(node)
+        if replaced is not None:
+            self.deleted(replaced)
+
+    def note_changed(self, node: Node) -> None:
+        """Take note of a file that is written, and send what is far behind who writes."""
+        if node.number not in self._changed:
+            self._changed[node.number] = (node, time.monotonic())
+        self._committer.stream(node)
 
     async def below(self, directory: Node) -> None:
-        """Commit all changes of what is below a directory, deepest first."""
-        for child in list(directory.children.values()):
-            if child.is_directory:
-                await self.below(child)
-            await self.now(child)
+        """Commit all changes of a directory and what is below it, deepest first."""
+        found, waiting = [], [directory]
+        while waiting:
+            node = waiting.pop()
+            found.append(node)
+            waiting += node.children.values()
+        for node in reversed(found):
+            await self.now(node)
 
-    async def end(self) -> None:
-        """Commit everything that is not; what cannot be is told in the log, and given up."""
-        for timer in self._soon.values():
-            timer.cancel()
-        self._soon.clear()
-        await asyncio.gather(*self._tasks)
-        for node in self._names.nodes:
-            await self._attempt(node)
+    async def _commit(self, node: Node) -> None:
+        """Commit a file whose lock is held."""
+        journaling = self._journaling
+        before = journaling.journal.next_sequence() if journaling is not None else 0
+        try:
+            await self._committer.commit(node)
+        except ConditionError as error:
+            if not await self._resolve(node, error):
+                raise
+        self._waiting.pop(node.number, None)
+        node.error = None
+        if journaling is not None:
+            journaling.committed(node, before)
+        if not node.is_local:
+            self._changed.pop(node.number, None)
+            if node.contents is not None and not node.contents.users:
+                node.contents.close()
+                node.contents = None
+        elif self.writeback and node.intent is not None:
+            self._later(node, SETTLE_SECONDS)
+        self._progressed()
 
-    def _begin(self, node: Node) -> None:
-        self._soon.pop(node.number, None)
-        task = asyncio.ensure_future(self._attempt(node))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    # ---- Files that lost a race ----
 
-    async def _attempt(self, node: Node) -> None:
+    async def _resolve(self, node: Node, error: ConditionError) -> bool:
+        """Do what is to be done with a file that somebody else has written meanwhile; False: tell it."""
+        if node.is_directory and node.etag is None:
+            # It is there: that is all that was wanted.
+            node.pending, node.posix, node.expires = False, None, 0.0
+            return True
+        contents = node.contents
+        if contents is None or not contents.changed or node.parent is None:
+            if node.pending and not node.is_directory and node.etag is not None:
+                node.pending, node.posix, node.expires = False, None, 0.0  # of another object
+                if self._journaling is not None:
+                    self._journaling.forget(node)
+            return False
+        if self._conflict is Conflict.CONFLICT_COPY and contents.is_whole:
+            await self._copy_beside(node, contents)
+            return True
+        return False
+
+    async def _copy_beside(self, node: Node, contents: Contents) -> None:
+        """Let a file be another one, beside the one that somebody else has written."""
+        old, directory = self._names.key(node), node.parent
+        assert directory is not None
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        name = (
+            f"{node.name[:180]}.conflict-{socket.gethostname()[:40]}-{stamp}-{time.time_ns() % 1_000_000:06d}"
+        )
+        self._names.nodes.move(node, directory, name)
+        directory.listed_until = 0.0
+        contents.key, contents.etag, node.etag, contents.base_size = self._names.key(node), None, None, 0
+        if self._journaling is not None:
+            self._journaling.moved(node)
+        logger.warning("%s: somebody else has written it: what was written here is %s", old, name)
+        await self._committer.commit(node)
+
+    async def give_up(self, node: Node, contents: Contents, error: OSError) -> None:
+        """Take what cannot be committed away from a file that nobody has open, and keep it if that can be."""
+        key = self._names.key(node)
+        if self._journaling is None:
+            logger.info("%s: what was written is given up: %s", key, error.strerror)
+        else:
+            await self._journaling.keep(node, contents, error.strerror or "")
+            logger.warning("%s: what was written is kept in the state directory: %s", key, error.strerror)
+        self._waiting.pop(node.number, None)
+        self._changed.pop(node.number, None)
+        contents.changed = node.pending = False
+        node.posix, node.expires = None, 0.0
+        if node.etag is None and not node.gone:
+            parent = node.parent
+            self._names.nodes.detach(node)
+            if parent is not None:
+                parent.listed_until = 0.0
+
+    # ---- In the background ----
+
+    def _later(self, node: Node, seconds: float) -> None:
+        now = time.monotonic()
+        waiting = self._waiting.get(node.number)
+        if waiting is None:
+            self._waiting[node.number] = _Waiting(node, now + seconds, now)
+        elif not waiting.attempts:
+            waiting.due = min(now + seconds, waiting.since + SETTLE_SECONDS_MAXIMUM)
+        self._wake.set()
+        if self._runner is None or self._runner.done():
+            self._runner = asyncio.ensure_future(self._run())
+
+    async def _run(self) -> None:
+        """Begin what is due, the oldest first, for as long as anything waits."""
+        begun: set[int] = set()
+        while self._waiting:
+            now = time.monotonic()
+            self._wake.clear()
+            following: float | None = None
+            for number, waiting in self._waiting.items():
+                if number in begun:
+                    continue
+                if len(begun) >= AT_ONCE:
+                    following = None
+                    break
+                if waiting.due <= now or (self._hurry and not waiting.attempts):
+                    begun.add(number)
+                    self._begin(number, waiting, begun)
+                elif following is None or waiting.due < following:
+                    following = waiting.due
+            seconds = None if following is None else max(0.0, following - now)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _begin(self, number: int, waiting: _Waiting, begun: set[int]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            self._under_way.discard(task)
+            begun.discard(number)
+            self._wake.set()
+
+        task = asyncio.ensure_future(self._attempt(number, waiting))
+        self._under_way.add(task)
+        task.add_done_callback(ended)
+
+    async def _attempt(self, number: int, waiting: _Waiting) -> None:
+        node = waiting.node
         try:
             await self.now(node)
         except OSError as error:
-            logger.warning("%s: changes are not in the bucket: %s", self._names.key(node), error.strerror)
+            await self._failed(waiting, error)
+        else:
+            if self._waiting.get(number) is waiting:  # there was nothing to be done
+                del self._waiting[number]
+        finally:
+            self._progressed()
+
+    async def _failed(self, waiting: _Waiting, error: OSError) -> None:
+        node = waiting.node
+        key = self._names.key(node)
+        if not waiting.attempts:
+            logger.warning("%s: changes are not in the bucket: %s", key, error.strerror)
+        node.error = error
+        waiting.attempts += 1
+        contents = node.contents
+        if isinstance(error, ConditionError):
+            self._waiting.pop(node.number, None)
+            if contents is not None and contents.changed and not node.opens:
+                try:
+                    await self.give_up(node, contents, error)
+                except OSError as failure:
+                    logger.warning("%s: what was written cannot be kept: %s", key, failure.strerror)
+                else:
+                    node.contents = None
+        else:
+            seconds = min(RETRY_SECONDS_MAXIMUM, RETRY_SECONDS * 2 ** min(waiting.attempts - 1, 10))
+            waiting.due = time.monotonic() + seconds
+
+    # ---- Room ----
+
+    def is_short(self, size: int) -> bool:
+        """Tell whether who writes so many bytes has to wait for room; it costs little."""
+        self._unlooked += size
+        if self._unlooked < LOOK_BYTES and len(self._waiting) < FILES_MAXIMUM:
+            return False
+        self._unlooked = 0
+        return self._lacks_room()
+
+    def _lacks_room(self) -> bool:
+        if not (self.writeback and self._waiting):
+            return False  # nothing would make room
+        assert self._journaling is not None
+        return (
+            len(self._waiting) >= FILES_MAXIMUM
+            or self._journaling.size >= PROMISED_MAXIMUM
+            or self._spool.free() < FREE_MINIMUM
+        )
+
+    async def room(self) -> None:
+        """Wait until commits have made room, or cannot."""
+        self._hurry = True
+        try:
+            while self._lacks_room() and not all(each.attempts for each in self._waiting.values()):
+                self._progress.clear()
+                self._wake.set()
+                await self._progress.wait()
+        finally:
+            self._hurry = False
+
+    async def made_room(self) -> bool:
+        """Wait for a commit, now that the disk is full; False where none could make room."""
+        if not self.writeback or all(each.attempts for each in self._waiting.values()):
+            return False
+        self._hurry = True
+        self._wake.set()
+        self._progress.clear()
+        await self._progress.wait()
+        return True
+
+    def _progressed(self) -> None:
+        self._progress.set()
+
+    # ---- All files ----
+
+    def pending(self) -> Pending:
+        """Return how much the bucket does not have yet."""
+        now = time.monotonic()
+        nodes = {number: (waiting.node, waiting.since) for number, waiting in self._waiting.items()}
+        nodes |= self._changed
+        count = size = 0
+        oldest: float | None = None
+        for node, since in nodes.values():
+            contents = node.contents
+            if node.gone or not (node.is_local or (contents is not None and contents.sending)):
+                continue
+            count += 1
+            oldest = max(oldest or 0.0, now - since)
+            if contents is not None:
+                size += contents.spooled().count(0, contents.size)
+        return Pending(count, size, oldest)
+
+    async def sync(self, progress: Callable[[Pending], None] | None = None) -> None:
+        """Bring everything to the bucket; raise the first StoreError when all others have been tried."""
+        at_once = asyncio.Semaphore(AT_ONCE)
+        failed: list[OSError] = []
+
+        async def commit(node: Node) -> None:
+            async with at_once:
+                try:
+                    await self.now(node)
+                except OSError as error:
+                    failed.append(error)
+            if progress is not None:
+                progress(self.pending())
+
+        nodes = {number: waiting.node for number, waiting in self._waiting.items()}
+        nodes |= {number: node for number, (node, _) in self._changed.items()}
+        await asyncio.gather(*map(commit, nodes.values()))
+        if failed:
+            raise failed[0]
+
+    # ---- Life ----
+
+    def begin(self, make_contents: Callable[[Node], Contents]) -> None:
+        """Go on with what an earlier daemon has left: its files are there at once, all else comes later."""
+        if self._journaling is not None and self._recovery is None:
+            for node in self._journaling.found(make_contents):
+                self._later(node, 0.0)
+            self._recovery = asyncio.ensure_future(self._recover_rest(self._journaling))
+        for waiting in list(self._waiting.values()):
+            self._later(waiting.node, 0.0)
+
+    async def recovered(self) -> None:
+        """Return when all that an earlier daemon has left was tried."""
+        if self._recovery is not None:
+            await asyncio.shield(self._recovery)
+        while any(not each.attempts for each in self._waiting.values()):
+            self._progress.clear()
+            await self._progress.wait()
+
+    async def _recover_rest(self, journaling: Journaling) -> None:
+        try:
+            await self._committer.uploads.abort_found()
+            for intent in [each for each in journaling.journal.intents.values() if each.conflict == LOST]:
+                if await self._committer.is_done(intent):
+                    journaling.discard(intent.number)
+        except OSError as error:
+            logger.warning("what an earlier daemon has left: %s", error.strerror)
+
+    async def end(self) -> None:
+        """Commit everything that is not; what cannot be is told in the log, and stays in the journal."""
+        if self._recovery is not None:
+            await asyncio.wait([self._recovery])
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.wait([self._runner])
+            self._runner = None
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        at_once = asyncio.Semaphore(AT_ONCE)
+        is_down = False
+
+        async def attempt(node: Node) -> None:
+            nonlocal is_down
+            async with at_once:
+                try:
+                    if not (is_down and self.writeback):
+                        await self.now(node)
+                except OSError as error:
+                    is_down = is_down or isinstance(error, UnavailableError)
+                    key = self._names.key(node)
+                    logger.warning("%s: changes are not in the bucket: %s", key, error.strerror)
+
+        local = [node for node in self._names.nodes if node.is_local and not node.gone]
+        await asyncio.gather(*map(attempt, local))
+        await self._committer.uploads.settled()

@@ -26,20 +26,23 @@ from vhostfs.backends.s3.client.options import CUSTOMER_KEY, ClientOptions, Encr
 from vhostfs.backends.s3.client.pool import PoolOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.committing import Conflict
-from vhostfs.backends.s3.contents import Spool
 from vhostfs.backends.s3.filesystem import S3Filesystem
+from vhostfs.backends.s3.journal.journal import Journal
+from vhostfs.backends.s3.journal.state import StateDirectory, default_state_directory
 from vhostfs.backends.s3.local_store import CREDENTIALS, LocalStore
 from vhostfs.backends.s3.nodes import Defaults
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.reading import Budget
+from vhostfs.backends.s3.scheduling import Write
+from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import StoreError
 from vhostfs.backends.values import Permissions, Size
-from vhostfs.errors import ConfigurationError
+from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.filesystem import Filesystem
 
 Id = Annotated[int, Field(ge=0, lt=2**32 - 1)]
 REGION: Final = "us-east-1"
-SPOOL_DIRECTORY: Final = PurePosixPath("/var/tmp")
+SPOOL_DIRECTORY: Final = Path("/var/tmp")
 
 
 class CredentialsFrom(StrEnum):
@@ -98,6 +101,7 @@ class S3Settings(Backend):
     """A file of 32 bytes, the key of sse-c."""
     metadata: Annotated[Metadata, Field(strict=False)] = Metadata.LAZY
     cache: Annotated[Cache, Field(strict=False)] = Cache.MINUTE
+    write: Annotated[Write, Field(strict=False)] = Write.SYNC
     conflict: Annotated[Conflict, Field(strict=False)] = Conflict.ERROR
     read_only: bool = False
     file_mode: Permissions = 0o644
@@ -106,8 +110,8 @@ class S3Settings(Backend):
     gid: Id = 0
     memory: Size = 256 << 20
     """For what is read ahead."""
-    spool_dir: PurePosixPath = SPOOL_DIRECTORY
-    """Where what is written waits, in files without names."""
+    state_dir: PurePosixPath | None = None
+    """Where what is written waits, and what is promised is kept; None: where state belongs on this host."""
     connections: Annotated[int, Field(ge=1, le=1024)] = 128
 
     def __post_init__(self) -> None:
@@ -118,6 +122,8 @@ class S3Settings(Backend):
             raise ValueError("encryption sse-c and customer_key_file should be given together")
         if self.local_store and (self.endpoint is not None or self.access_key is not None):
             raise ValueError("local_store has an endpoint and keys of its own")
+        if self.write is Write.WRITEBACK and self.local_store:
+            raise ValueError("local_store forgets what writeback promises")
         if self.prefix.startswith("/") or "//" in self.prefix:
             raise ValueError("prefix should not begin with a slash, nor hold two on end")
 
@@ -147,9 +153,28 @@ class S3Settings(Backend):
             metadata=self.metadata,
             conflict=self.conflict,
             defaults=Defaults(self.file_mode, self.directory_mode, self.uid, self.gid),
+            write=self.write,
             read_only=self.read_only,
         )
-        return S3Filesystem(store, shown, Budget(self.memory), Spool(Path(self.spool_dir)), local)
+        spool = self._state(url or "", shown)
+        journal = Journal(spool) if isinstance(spool, StateDirectory) else None
+        return S3Filesystem(store, shown, Budget(self.memory), spool, local, journal)
+
+    def _state(self, url: str, shown: S3Options) -> Spool:
+        """Return the state directory; in sync mode, files without names where there can be none."""
+        if self.local_store:
+            return Spool(SPOOL_DIRECTORY)
+        named = self.state_dir is not None
+        path = default_state_directory(os.environ) if self.state_dir is None else Path(self.state_dir)
+        try:
+            return StateDirectory(path, url, self.bucket, shown.prefix, make=not named)
+        except OSError as error:
+            if self.write is Write.WRITEBACK or named:
+                raise ConfigurationError(f"state_dir {path}: {error.strerror}") from None
+        except StartError as error:
+            if self.write is Write.WRITEBACK:
+                raise ConfigurationError(f"state_dir: {error}") from None
+        return Spool(SPOOL_DIRECTORY)
 
     def _sources(self, region: str) -> Sequence[Source]:
         if self.local_store:

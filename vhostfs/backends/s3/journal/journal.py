@@ -1,0 +1,385 @@
+"""The journal: one log of intents and uploads, and files of data beside it.
+
+A record is the whole of an intent as it is now, so that the last one holds and a damaged one costs itself
+alone. A little data goes into the log with it; more is made durable in its own file before the record is
+written. All who wait for what they wrote to be durable share one fdatasync.
+
+When the log has grown, and at each start, it is written anew with what still holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from vhostfs.backends.ranges import Ranges
+from vhostfs.backends.s3.journal.intents import Entered, Intent, Stretch, said, understood
+from vhostfs.backends.s3.journal.records import FORMAT, Record, Scan, encoded_record
+from vhostfs.backends.s3.journal.state import DATA, StateDirectory
+from vhostfs.backends.s3.spool import SpoolFile
+
+logger = logging.getLogger(__name__)
+
+LOG: Final = "journal"
+NEXT_LOG: Final = "journal.next"
+INLINE_MAXIMUM: Final = 128 << 10
+"""How much data goes into the log itself."""
+
+LOG_MAXIMUM: Final = 64 << 20
+"""How far the log grows before it is written anew."""
+
+LOG_IDLE_MAXIMUM: Final = 1 << 20
+"""The same, while it holds nothing."""
+
+SEQUENCE_GAP: Final = 1 << 32
+"""Added at each start: the last numbers of the one before may not have been written down."""
+
+_COPY_PIECE: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class UploadNote:
+    """An upload in parts that was begun, or is about to be."""
+
+    number: str
+    key: str
+    begun: float
+    upload: str | None = None
+    """Its name, which the store gives; None until that has answered."""
+
+
+class Journal:
+    """What is promised and not yet in the bucket. For one event loop, save `open` and `close`."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        """Find what an earlier daemon has left; raise OSError."""
+        self.state = state
+        self.intents: dict[str, Intent] = {}
+        self.uploads: dict[str, UploadNote] = {}
+        self.name = secrets.token_hex(4)
+        """Tells this mount's writes from those of others; it stays the same as long as the journal."""
+        self._sequence = 0
+        self._log = -1
+        self._size = 0
+        self._appended = 0
+        self._durable = 0
+        self._synchronizing: asyncio.Task[None] | None = None
+        self._renewed = False
+        self._failed = False
+        self._recover()
+
+    # ---- What is promised ----
+
+    def next_sequence(self) -> int:
+        """Return a number that is greater than all before."""
+        self._sequence += 1
+        return self._sequence
+
+    def nonce(self, intent: Intent) -> str:
+        """Return what tells of an object that it holds all of an intent that was entered so far."""
+        return f"{self.name}.{intent.number}.{self.next_sequence():x}"
+
+    def knows(self, nonce: str, intent: Intent) -> int | None:
+        """Return which state of an intent an object has that carries a nonce; None for another's object."""
+        name, _, rest = nonce.partition(".")
+        number, _, sequence = rest.partition(".")
+        if name != self.name or number != intent.number:
+            return None
+        try:
+            return int(sequence, 16)
+        except ValueError:
+            return None
+
+    def enter(
+        self,
+        intent: Intent,
+        file: SpoolFile | None = None,
+        inline: Sequence[Stretch] = (),
+        filed: Sequence[Stretch] = (),
+    ) -> None:
+        """Write an intent down, with bytes of its file; it holds from now on, and outlives the process.
+
+        What is `filed` is durable in the file already. Raise OSError.
+        """
+        intent.sequence = self.next_sequence()
+        text, data = said(intent, inline, filed)
+        pieces = [data]
+        for begin, end in inline:
+            assert file is not None
+            pieces.append(_read(file.descriptor, begin, end))
+        self._append(text, b"".join(pieces))
+        self.intents[intent.number] = intent
+
+    def leave(self, intent: Intent) -> None:
+        """Note that an intent is in the bucket, or was given up."""
+        if self.intents.pop(intent.number, None) is not None:
+            self._append_surely({"is": "done", "number": intent.number})
+
+    # ---- Uploads ----
+
+    async def upload_begins(self, key: str) -> UploadNote:
+        """Note that an upload is about to begin, and return when that is durable; raise OSError."""
+        note = UploadNote(secrets.token_hex(8), key, time.time())
+        self._append({"is": "upload", "number": note.number, "key": key, "begun": note.begun})
+        self.uploads[note.number] = note
+        await self.durable()
+        return note
+
+    async def upload_begun(self, note: UploadNote, upload: str) -> None:
+        """Note an upload's name, before it has parts; raise OSError."""
+        note.upload = upload
+        self._append(
+            {"is": "upload", "number": note.number, "key": note.key, "begun": note.begun, "name": upload}
+        )
+        await self.durable()
+
+    def upload_ended(self, note: UploadNote) -> None:
+        """Note that an upload was completed or aborted."""
+        if self.uploads.pop(note.number, None) is not None:
+            self._append_surely({"is": "ended", "number": note.number})
+
+    # ---- Durability ----
+
+    async def durable(self) -> None:
+        """Return when all that was written down so far would outlive the host's power; raise OSError."""
+        wanted = self._appended
+        while self._durable < wanted:
+            if self._synchronizing is None:
+                self._synchronizing = asyncio.ensure_future(self._synchronize())
+            await asyncio.shield(self._synchronizing)
+
+    async def file_durable(self, file: SpoolFile, *, new: bool) -> None:
+        """Return when a file's data would outlive the host's power, and its name if it is new."""
+        descriptor = os.dup(file.descriptor)
+
+        def work() -> None:
+            try:
+                os.fdatasync(descriptor)
+                if new:
+                    self.state.synchronize()
+            finally:
+                os.close(descriptor)
+
+        await asyncio.get_running_loop().run_in_executor(None, work)
+
+    async def _synchronize(self) -> None:
+        try:
+            if self._failed or self._size > (LOG_MAXIMUM if self.intents else LOG_IDLE_MAXIMUM):
+                await self._renew()
+            reached, log, renewed = self._appended, self._log, self._renewed
+
+            def work() -> None:
+                os.fdatasync(log)
+                if renewed:
+                    self.state.rename(NEXT_LOG, LOG)
+                    self.state.synchronize()
+
+            try:
+                await asyncio.get_running_loop().run_in_executor(None, work)
+            except OSError:
+                self._failed = (
+                    True  # what the host has not written it may not remember: write all of it again
+                )
+                raise
+            self._renewed = self._failed = False
+            self._durable = reached
+        finally:
+            self._synchronizing = None
+
+    async def _renew(self) -> None:
+        """Begin another log with what still holds."""
+        files = [intent.number for intent in self.intents.values() if intent.extents]
+        before = {number: self.intents[number].sequence for number in files}
+        await asyncio.get_running_loop().run_in_executor(None, self._files_durable, files)
+        # What was entered meanwhile has its bytes in the old log alone, perhaps.
+        held = self.intents.values()
+        late = [each.number for each in held if each.extents and before.get(each.number) != each.sequence]
+        self._files_durable(late)
+        self._write_anew()
+
+    def _files_durable(self, numbers: Sequence[str]) -> None:
+        for number in numbers:
+            try:
+                descriptor = self.state.create(f"{number}{DATA}")
+            except OSError:
+                continue
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
+        self.state.synchronize()
+
+    def _write_anew(self) -> None:
+        """Write a log with what holds; it takes the old one's place when it is durable."""
+        self.state.unlink(NEXT_LOG)
+        log = self.state.create(NEXT_LOG, os.O_APPEND)
+        if self._log >= 0:
+            os.close(self._log)
+        self._log, self._size, self._renewed = log, 0, True
+        self._append({"is": "journal", "format": FORMAT, "name": self.name, "sequence": self._sequence})
+        for intent in self.intents.values():
+            text, data = said(intent, (), intent.extents)
+            self._append(text, data)
+        for note in self.uploads.values():
+            named = {} if note.upload is None else {"name": note.upload}
+            self._append(
+                {"is": "upload", "number": note.number, "key": note.key, "begun": note.begun, **named}
+            )
+
+    def _append(self, text: dict[str, Any], data: bytes = b"") -> None:
+        record = memoryview(encoded_record(text, data))
+        at = 0
+        try:
+            while at < len(record):
+                at += os.write(self._log, record[at:])
+        except OSError:
+            os.ftruncate(self._log, self._size)
+            raise
+        self._size += len(record)
+        self._appended += 1
+
+    def _append_surely(self, text: dict[str, Any]) -> None:
+        """Write down what may be found out again at the next start."""
+        try:
+            self._append(text)
+        except OSError as error:
+            logger.warning("the journal cannot be written: %s", error.strerror)
+
+    # ---- Life ----
+
+    def _recover(self) -> None:
+        self.state.unlink(NEXT_LOG)
+        entered: dict[str, list[Entered]] = {}
+        log = self.state.create(LOG)
+        try:
+            damage = self._read_log(log, entered)
+            for number, states in entered.items():
+                self._recover_data(log, number, states)
+        finally:
+            os.close(log)
+        if damage:
+            aside = f"{LOG}.damaged-{time.time_ns()}"
+            self.state.rename(LOG, aside)
+            logger.warning(
+                "the journal %s: it was set aside as %s, and what it says still holds", damage, aside
+            )
+        for name in list(self.state.names()):
+            if name.removesuffix(DATA) not in self.intents:
+                self.state.unlink(name)
+        self._sequence += SEQUENCE_GAP
+        self._files_durable([intent.number for intent in self.intents.values() if intent.extents])
+        self._write_anew()
+        os.fdatasync(self._log)
+        self.state.rename(NEXT_LOG, LOG)
+        self.state.synchronize()
+        self._renewed, self._durable = False, self._appended
+
+    def _read_log(self, log: int, entered: dict[str, list[Entered]]) -> str:
+        """Take what a log says; return what is wrong with it, if anything."""
+        if not os.fstat(log).st_size:
+            return ""
+        with mmap.mmap(log, 0, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as view:
+            scan = Scan(view)
+            senseless = 0
+            for number, record in enumerate(scan.records()):
+                if not number and record.said.get("is") == "journal" and record.said.get("format") != FORMAT:
+                    return "is of another version"
+                try:
+                    self._take(record, view, entered)
+                except (ValueError, KeyError, TypeError, OverflowError):
+                    senseless += 1
+            return "is damaged" if scan.damaged or senseless else ""
+
+    def _take(self, record: Record, view: memoryview, entered: dict[str, list[Entered]]) -> None:
+        text = record.said
+        match text["is"]:
+            case "journal":
+                self.name = str(text["name"])
+                self._sequence = max(self._sequence, int(text["sequence"]))
+            case "intent":
+                found = understood(text, view[record.at : record.at + record.size], record.at)
+                number = found.intent.number
+                entered.setdefault(number, []).append(found)
+                self.intents[number] = found.intent
+                self._sequence = max(self._sequence, found.intent.sequence)
+            case "done":
+                self.intents.pop(str(text["number"]), None)
+                entered.pop(str(text["number"]), None)
+            case "upload":
+                name = text.get("name")
+                note = UploadNote(
+                    str(text["number"]), str(text["key"]), float(text["begun"]), name and str(name)
+                )
+                self.uploads[note.number] = note
+            case "ended":
+                self.uploads.pop(str(text["number"]), None)
+            case unknown:
+                raise ValueError(f"there are no records of {unknown}")
+
+    def _recover_data(self, log: int, number: str, states: Sequence[Entered]) -> None:
+        """Bring the bytes that lie in the log into the file of data, the latest last."""
+        intent = states[-1].intent
+        if not intent.extents:
+            return
+        try:
+            descriptor = os.open(
+                f"{number}{DATA}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.state.descriptor
+            )
+            was_there = True
+        except FileNotFoundError:
+            descriptor, was_there = self.state.create(f"{number}{DATA}"), False
+        wanted, covered = Ranges(), Ranges()
+        try:
+            for begin, end in intent.extents:
+                wanted.add(begin, end)
+            for state in reversed(states):
+                for begin, end, at in state.inline:
+                    for here, there in list(wanted.within(begin, end)):
+                        for low, high, done in list(covered.split(here, there)):
+                            if not done:
+                                _copy(log, at + low - begin, descriptor, low, high - low)
+                for begin, end in (*((b, e) for b, e, _ in state.inline), *state.filed):
+                    covered.add(begin, end)
+                if not was_there:
+                    for begin, end in state.filed:
+                        wanted.remove(begin, end)
+        finally:
+            os.close(descriptor)
+        if not was_there and any(wanted.count(*each) < each[1] - each[0] for each in intent.extents):
+            # Its file goes when it is in the bucket, which the log may not have been told.
+            intent.conflict = intent.conflict or LOST
+            intent.extents = list(wanted.within(0, intent.size)) if intent.size else ()
+
+    def close(self) -> None:
+        """Give the journal up: what it says is found by the next daemon."""
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
+        self.state.close()
+
+
+LOST: Final = "its data is gone from the state directory"
+
+
+def _read(descriptor: int, begin: int, end: int) -> bytes:
+    data = os.pread(descriptor, end - begin, begin)
+    return data + bytes(end - begin - len(data))
+
+
+def _copy(source: int, at: int, target: int, offset: int, size: int) -> None:
+    done = 0
+    while done < size:
+        data = os.pread(source, min(_COPY_PIECE, size - done), at + done)
+        if not data:
+            raise OSError(5, "the journal is shorter than it was")
+        sent = 0
+        while sent < len(data):
+            sent += os.pwrite(target, data[sent:], offset + done + sent)
+        done += len(data)
