@@ -228,10 +228,11 @@ int vhostfs_device_mount_handoff(vhostfs_device *device, uint16_t mount, uint64_
 int vhostfs_handoff_fd(const vhostfs_handoff *handoff);
 /* Fill a buffer (8-byte aligned, of 128 KiB at least) with up to `most` records. Bytes used; 0: there are none. */
 int64_t vhostfs_handoff_take(vhostfs_handoff *handoff, uint8_t *buffer, size_t size, uint32_t most);
-/* Flush, read what waits at the device's /dev/fuse, or wait for it, and take: at most `most` requests, and
- * `nanoseconds` of sleep. As vhostfs_handoff_take; or a negative errno where there is no connection any more. */
+/* Flush, read what waits at the device's /dev/fuse, or sleep for it, and take: at most `most` requests, and so many
+ * milliseconds. The sleep is by an epoll descriptor, to which vhostfs_device_fuse_fd was added with its number as data, and
+ * ends with whatever else that tells of. As vhostfs_handoff_take; or a negative errno where there is no connection any more. */
 int64_t vhostfs_handoff_pump(vhostfs_handoff *handoff, vhostfs_device *device, uint8_t *buffer, size_t size,
-                             uint32_t most, uint64_t nanoseconds);
+                             uint32_t most, int epoll_fd, int milliseconds);
 /* Answer a request with a payload (NULL: what was stored in its place), or with an errno where error > 0.
  * ESTALE: no such request waits. A payload that does not fit is answered EIO. Seen by the guest after _flush. */
 int vhostfs_handoff_answer(vhostfs_handoff *handoff, uint64_t token, int error, const uint8_t *payload,

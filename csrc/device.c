@@ -312,11 +312,11 @@ int vhostfs_device_fuse_fd(const vhostfs_device *device)
 }
 
 int64_t vhostfs_handoff_pump(vhostfs_handoff *handoff, vhostfs_device *device, uint8_t *buffer, size_t size,
-                             uint32_t most, uint64_t nanoseconds)
+                             uint32_t most, int epoll_fd, int milliseconds)
 {
     vhostfs_handoff_flush(handoff);
     bool waits = handoff_attend(handoff);
-    int served = fuse_device_pump(device->fuse, most, waits ? 0 : nanoseconds);
+    int served = fuse_device_pump(device->fuse, most, epoll_fd, waits ? 0 : milliseconds);
     int64_t used = handoff_take_attended(handoff, buffer, size, most);
     return used == 0 && served < 0 ? served : used;
 }

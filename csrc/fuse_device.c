@@ -11,10 +11,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -32,6 +32,8 @@
 
 /* How many requests that come alone are between two tries to find more than one. */
 #define TRIES_EVERY 8U
+/* Of what else ended a sleep only that there is something counts. */
+#define FEW_EVENTS 4
 
 /* Buffers that are kept for requests to come. */
 #define IDLE_BUFFERS 64U
@@ -357,24 +359,33 @@ static int serve_waiting(struct fuse_reader *reader, uint32_t most)
     return served;
 }
 
+/* Sleep in the place of the loop that pumps, as it would. Whether a request is what ended that. */
+static bool await_request(const struct fuse_reader *reader, int epoll_fd, int milliseconds)
+{
+    struct epoll_event events[FEW_EVENTS];
+    int count = epoll_wait(epoll_fd, events, FEW_EVENTS, milliseconds);
+    bool found = false;
+    for (int i = 0; i < count; i++)
+        found = found || events[i].data.fd == reader->fd;
+    return found;
+}
+
 /* Where requests come one by one, each is waited for and read alone, as a read in vain costs as much as one; now and then it is
  * tried whether there are more. Where they come together, all are read, and waited for when there was none. */
-static int pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
+static int pump(struct fuse_device *device, uint32_t most, int epoll_fd, int milliseconds)
 {
     struct fuse_reader *reader = &device->readers[0];
     struct epoch_domain *epochs = &device->environment->session->epochs;
     if (epoch_crowded(epochs))
         wait_for_readers(epochs);
     int served = 0;
-    if (device->together || nanoseconds == 0) {
+    if (device->together || milliseconds == 0) {
         served = serve_waiting(reader, most);
         device->together = served > 1;
-        if (served != 0 || nanoseconds == 0)
+        if (served != 0 || milliseconds == 0)
             return served;
     }
-    struct pollfd readable = {.fd = reader->fd, .events = POLLIN};
-    struct timespec patience = {.tv_nsec = (long)nanoseconds};
-    if (ppoll(&readable, 1, &patience, NULL) <= 0)
+    if (!await_request(reader, epoll_fd, milliseconds))
         return 0;
     bool tries = ++device->alone % TRIES_EVERY == 0;
     served = serve_waiting(reader, tries ? most : 1);
@@ -401,11 +412,11 @@ static void end_pumping(struct fuse_device *device)
     pthread_mutex_unlock(&device->lock);
 }
 
-int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds)
+int fuse_device_pump(struct fuse_device *device, uint32_t most, int epoll_fd, int milliseconds)
 {
     if (!device->pumped || !begin_pumping(device))
         return -ENODEV;
-    int served = pump(device, most, nanoseconds);
+    int served = pump(device, most, epoll_fd, milliseconds);
     end_pumping(device);
     return served;
 }
@@ -415,7 +426,7 @@ static void pump_for_notifier(struct fuse_device *device)
 {
     if (!device->pumped || !begin_pumping(device))
         return;
-    (void)pump(device, IDLE_BUFFERS, 0);
+    (void)pump(device, IDLE_BUFFERS, -1, 0);
     end_pumping(device);
 }
 

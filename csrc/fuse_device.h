@@ -65,9 +65,10 @@ struct fuse_device {
  * a negative errno. */
 int fuse_device_start(struct queue_environment *environment, struct memory_table *memory, int fd,
                       uint32_t readers, size_t capacity, struct fuse_device **device);
-/* Serve up to `most` requests that wait, having slept for the first of them up to so many nanoseconds. How many, or a
+/* Serve up to `most` requests that wait, having slept for the first of them up to so many milliseconds, by an epoll
+ * descriptor to which the reader's was added by its number; whatever else it tells of ends the sleep. How many, or a
  * negative errno where there is no connection any more. One thread at a time. */
-int fuse_device_pump(struct fuse_device *device, uint32_t most, uint64_t nanoseconds);
+int fuse_device_pump(struct fuse_device *device, uint32_t most, int epoll_fd, int milliseconds);
 /* End the threads; what is under way is answered, or given up. The connection ends with its descriptors, unless
  * the caller has others. */
 void fuse_device_stop(struct fuse_device *device);

@@ -186,8 +186,7 @@ def _reader(made: MadeDevice) -> Callable[[], Callable[[], None]] | None:
     """Return how this loop can read requests by itself: where all are for one file system in Python."""
     if list(made.bridged) != [ROOT]:
         return None
-    bridged = made.bridged[ROOT]
-    return lambda: bridged.handoff.read_fuse(bridged.session.tasks)
+    return made.bridged[ROOT].handoff.read_fuse
 
 
 async def _end(made: MadeDevice) -> None:

@@ -7,18 +7,27 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 
 #define MOUNT 3
 #define NODE (((uint64_t)MOUNT << 48) | 7)
-#define PATIENCE 900000000U
+#define PATIENCE 60000 /* milliseconds */
 
 static struct guest guest;
 static vhostfs_handoff *handoff;
 static int kernel; /* the other end */
+static int loop;   /* what the loop that pumps waits by */
 static _Alignas(8) uint8_t batch[128 * 1024];
+
+static void wait_for(int fd)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
+    CHECK_EQUAL(epoll_ctl(loop, EPOLL_CTL_ADD, fd, &event), 0);
+}
 
 static void attach(uint32_t readers)
 {
@@ -32,6 +41,10 @@ static void attach(uint32_t readers)
     CHECK_EQUAL(setsockopt(kernel, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
     CHECK_EQUAL(vhostfs_device_attach_fuse(guest.device, ends[1], readers), 0);
     close(ends[1]);
+    loop = epoll_create1(EPOLL_CLOEXEC);
+    CHECK(loop >= 0);
+    if (readers == 0)
+        wait_for(vhostfs_device_fuse_fd(guest.device));
 }
 
 static void end(void)
@@ -40,6 +53,7 @@ static void end(void)
     vhostfs_handoff_close(handoff);
     guest_destroy(&guest);
     close(kernel);
+    close(loop);
 }
 
 static void ask(uint32_t opcode, uint64_t unique, uint64_t nodeid, const void *body, size_t size)
@@ -64,9 +78,9 @@ static struct fuse_out_header receive(void)
     return out;
 }
 
-static int64_t pump(uint32_t most, uint64_t nanoseconds)
+static int64_t pump(uint32_t most, int milliseconds)
 {
-    return vhostfs_handoff_pump(handoff, guest.device, batch, sizeof(batch), most, nanoseconds);
+    return vhostfs_handoff_pump(handoff, guest.device, batch, sizeof(batch), most, loop, milliseconds);
 }
 
 /* The record at a place of the batch, which then is that of the next one. */
@@ -162,6 +176,25 @@ static void who_is_patient_gets_the_request_that_comes_meanwhile(void)
     end();
 }
 
+static void whatever_else_the_loop_waits_for_ends_the_sleep(void)
+{
+    begin();
+    int other = eventfd(1, EFD_CLOEXEC);
+    CHECK(other >= 0);
+    wait_for(other);
+    CHECK_EQUAL(pump(8, PATIENCE), 0);
+    CHECK(readable(other));
+    ask(FUSE_GETATTR, 10, NODE, NULL, 0);
+    int64_t used = pump(8, PATIENCE);
+    size_t place = 0;
+    CHECK_EQUAL(vhostfs_handoff_answer(handoff, record_at(&place).token, 0, NULL, 0), 0);
+    CHECK_EQUAL(place, used);
+    CHECK_EQUAL(pump(8, PATIENCE), 0);
+    CHECK_EQUAL(receive().unique, 10);
+    close(other);
+    end();
+}
+
 static void what_was_not_taken_wakes(void)
 {
     attach(0);
@@ -204,7 +237,7 @@ static void *pump_until_the_end(void *argument)
     _Atomic bool *pumping = argument;
     int64_t used = 0;
     while (used >= 0) {
-        used = pump(8, 1000000);
+        used = pump(8, 1);
         size_t place = 0;
         while (used > 0 && place < (size_t)used)
             vhostfs_handoff_answer(handoff, record_at(&place).token, EPERM, NULL, 0);
@@ -234,6 +267,7 @@ int main(void)
     PROMISE(what_waits_is_read_taken_and_answered_by_who_pumps);
     PROMISE(other_mounts_are_answered_at_once);
     PROMISE(who_is_patient_gets_the_request_that_comes_meanwhile);
+    PROMISE(whatever_else_the_loop_waits_for_ends_the_sleep);
     PROMISE(what_was_not_taken_wakes);
     PROMISE(the_end_of_the_connection_ends_pumping_and_is_told);
     PROMISE(where_threads_read_nobody_pumps);

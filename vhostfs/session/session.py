@@ -7,7 +7,7 @@ import errno
 import logging
 import os
 import traceback
-from collections.abc import Awaitable, Buffer, Callable, Sized
+from collections.abc import Awaitable, Buffer, Callable
 from enum import Enum, auto
 from functools import partial
 from struct import Struct
@@ -166,11 +166,6 @@ class Session:
     def running(self) -> int:
         """Return how many operations are under way."""
         return len(self._running)
-
-    @property
-    def tasks(self) -> Sized:
-        """Return what counts the operations that are under way, at any time: empty where none is."""
-        return self._running
 
     # ---- Requests ----
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Buffer, Callable, Sequence, Sized
+from collections.abc import Buffer, Callable, Sequence
+from selectors import EpollSelector
 from typing import Any, Final, Protocol
 
 from vhostfs._core import ffi, lib
@@ -20,11 +21,14 @@ BATCH: Final = 64
 BATCH_BYTES: Final = 256 * 1024
 """Room for their headers and arguments; the largest, a SETXATTR, has 72 KiB."""
 
-PATIENCE_NANOSECONDS: Final = 50_000
-"""How long the loop sleeps at /dev/fuse for the next request, before it looks after all else: about."""
+PATIENCE_MILLISECONDS: Final = 10
+"""How long the loop sleeps for the next request of /dev/fuse alone.
+
+Less than the kernel's tick would be dear: each sleep would program a timer of the processor.
+"""
 
 ROUNDS: Final = 64
-"""How often it does so, as long as requests come, before it looks after all else in any case."""
+"""How often it does so, as long as requests come, before it takes a turn in any case."""
 
 _BYTES: Final = ffi.typeof("uint8_t[]")
 
@@ -79,29 +83,37 @@ class Handoff:
         self._receive = receive
         loop.add_reader(lib.vhostfs_handoff_fd(handle), ready)
 
-    def read_fuse(self, tasks: Sized) -> Callable[[], None]:
+    def read_fuse(self) -> Callable[[], None]:
         """Read the requests of the device's /dev/fuse on the event loop, as no thread does.
 
-        Return how to end that. No other thread is woken for a request. The loop sleeps for the next one a
-        moment after each, while `tasks` is empty: its turns cost more than most requests.
+        Return how to end that. No other thread is woken for a request. As a turn of the loop costs more than
+        most requests, the next one is waited for without: by the loop's own epoll, as long as nothing else is
+        there, and nothing is due.
         """
-        loop, receive = self._loop, self._receive
+        loop: Any = self._loop
+        receive = self._receive
         assert loop is not None
         assert receive is not None
         pump, handle, device = lib.vhostfs_handoff_pump, self._handle, self._device.handle
         arena, view = self._arena, self._view
         descriptor = lib.vhostfs_device_fuse_fd(device)
+        epoll = _epoll_of(loop)
 
         def ready() -> None:
             self._pumping = True
             try:
                 patience = 0
                 for _ in range(ROUNDS):
-                    taken = pump(handle, device, arena, BATCH_BYTES, BATCH, patience)
+                    taken = pump(handle, device, arena, BATCH_BYTES, BATCH, epoll, patience)
                     if taken <= 0:
                         break
                     receive(view, taken)
-                    patience = 0 if tasks else PATIENCE_NANOSECONDS
+                    if epoll < 0:
+                        continue
+                    if loop._ready:
+                        break
+                    timers = loop._scheduled
+                    patience = _until(timers[0].when() - loop.time()) if timers else PATIENCE_MILLISECONDS
             finally:
                 self._pumping = False
                 self.flush()
@@ -205,6 +217,22 @@ class Handoff:
         pieces = [ffi.from_buffer(_BYTES, piece) for piece in payload]
         segments = ffi.new("struct vhostfs_segment[]", [(piece, len(piece)) for piece in pieces])
         _checked(lib.vhostfs_device_notify(self._device.handle, code, segments, len(pieces)))
+
+
+def _epoll_of(loop: Any) -> int:
+    """Return the descriptor of what an event loop of asyncio waits by; -1 where it is another kind of loop.
+
+    No public name leads to it, nor to the callbacks that are due, at once (_ready) or later (_scheduled).
+    """
+    selector = getattr(loop, "_selector", None)
+    if isinstance(selector, EpollSelector) and hasattr(loop, "_ready") and hasattr(loop, "_scheduled"):
+        return selector.fileno()
+    return -1
+
+
+def _until(seconds: float) -> int:
+    """Return how many milliseconds to sleep where a timer is due in so many seconds."""
+    return max(0, min(int(seconds * 1000), PATIENCE_MILLISECONDS))
 
 
 def _checked(result: int) -> int:
