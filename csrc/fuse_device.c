@@ -2,6 +2,7 @@
 #define _GNU_SOURCE 1
 #include "fuse_device.h"
 #include "events.h"
+#include "fuse_uring.h"
 #include "fuse_wire.h"
 #include "passthrough.h"
 #include "pool.h"
@@ -26,10 +27,6 @@
 #define BEFORE_DATA (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 #define BEFORE_REPLY sizeof(struct fuse_out_header)
 
-/* Room for replies that the kernel bounds by the operation alone: structures, and the target of a link. */
-#define ROOM_OF_STRUCTURES 4096U
-#define ROOM_OF_LINKS 4095U
-
 /* How many requests that come alone are between two tries to find more than one. */
 #define TRIES_EVERY 8U
 /* Of what else ended a sleep only that there is something counts. */
@@ -51,8 +48,7 @@ static size_t buffer_size(const struct fuse_device *device)
     return PAGE + device->capacity;
 }
 
-/* A buffer, or NULL. Under the lock. */
-static uint8_t *take_buffer(struct fuse_device *device)
+uint8_t *fuse_device_take_buffer(struct fuse_device *device)
 {
     uint8_t *buffer = device->idle_buffers;
     if (buffer != NULL) {
@@ -64,8 +60,7 @@ static uint8_t *take_buffer(struct fuse_device *device)
     return buffer != MAP_FAILED ? buffer : NULL;
 }
 
-/* Under the lock. NULL is none. */
-static void give_buffer(struct fuse_device *device, uint8_t *buffer)
+void fuse_device_give_buffer(struct fuse_device *device, uint8_t *buffer)
 {
     if (buffer == NULL)
         return;
@@ -121,8 +116,8 @@ static void complete_all(struct request *requests)
     while (requests != NULL) {
         struct request *request = requests;
         requests = request->next;
-        give_buffer(device, data_of(request));
-        give_buffer(device, reply_of(request));
+        fuse_device_give_buffer(device, data_of(request));
+        fuse_device_give_buffer(device, reply_of(request));
         request_free(request);
         device->in_flight--;
     }
@@ -134,48 +129,11 @@ static void complete_all(struct request *requests)
 
 /* ---- Requests ---- */
 
-static bool is_unanswered(uint32_t opcode)
-{
-    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT ||
-           opcode == FUSE_NOTIFY_REPLY;
-}
-
-/* A number in the arguments, at an offset; 0 where they end before. */
-static uint32_t argument_at(const struct request *request, size_t offset)
-{
-    uint32_t value = 0;
-    if (offset + sizeof(value) <= request->arguments_size)
-        memcpy(&value, request->arguments + offset, sizeof(value));
-    return value;
-}
-
-/* Bytes of payload that the kernel takes in answer to a request. */
-static size_t reply_bound(const struct request *request)
-{
-    size_t size;
-    switch (request->in.opcode) {
-    case FUSE_READ:
-    case FUSE_READDIR:
-    case FUSE_READDIRPLUS:
-        return argument_at(request, offsetof(struct fuse_read_in, size));
-    case FUSE_GETXATTR:
-    case FUSE_LISTXATTR:
-        size = argument_at(request, offsetof(struct fuse_getxattr_in, size));
-        return size > 0 ? size : sizeof(struct fuse_getxattr_out);
-    case FUSE_IOCTL:
-        return sizeof(struct fuse_ioctl_out) + argument_at(request, offsetof(struct fuse_ioctl_in, out_size));
-    case FUSE_READLINK:
-        return ROOM_OF_LINKS;
-    default:
-        return ROOM_OF_STRUCTURES;
-    }
-}
-
 static void set_room(struct request *request, const struct fuse_reader *reader)
 {
-    if (is_unanswered(request->in.opcode))
+    if (fuse_is_unanswered(request->in.opcode))
         return;
-    size_t room = reply_bound(request);
+    size_t room = fuse_reply_room(request);
     if (room > reader->device->capacity)
         room = reader->device->capacity;
     request->chain.writable[0] = (struct iovec){.iov_base = reader->out + (PAGE - BEFORE_REPLY),
@@ -194,8 +152,8 @@ static int hand_over(struct fuse_reader *reader, const struct request *request)
     bool data = data_of(request) != NULL;
     bool reply = reply_of(request) != NULL;
     pthread_mutex_lock(&device->lock);
-    uint8_t *in = data ? take_buffer(device) : NULL;
-    uint8_t *out = reply ? take_buffer(device) : NULL;
+    uint8_t *in = data ? fuse_device_take_buffer(device) : NULL;
+    uint8_t *out = reply ? fuse_device_take_buffer(device) : NULL;
     device->in_flight++;
     pthread_mutex_unlock(&device->lock);
     int error = (data && in == NULL) || (reply && out == NULL) ? -ENOMEM : 0;
@@ -209,8 +167,8 @@ static int hand_over(struct fuse_reader *reader, const struct request *request)
         return 0;
     }
     pthread_mutex_lock(&device->lock);
-    give_buffer(device, in);
-    give_buffer(device, out);
+    fuse_device_give_buffer(device, in);
+    fuse_device_give_buffer(device, out);
     device->in_flight--;
     pthread_mutex_unlock(&device->lock);
     request_free(detached);
@@ -239,8 +197,7 @@ static uint64_t now(void)
     return (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec;
 }
 
-/* Wait until the limits of its mount let a request go on, or the threads are to end. */
-static void await_turn(struct fuse_reader *reader, const struct request *request)
+void fuse_device_await_turn(struct fuse_reader *reader, const struct request *request)
 {
     struct session *session = request->session;
     uint64_t delay = 1;
@@ -278,7 +235,10 @@ static void serve_one(struct fuse_reader *reader, size_t size)
         return;
     /* Who reads for Python alone must not sleep, and Python keeps to its limits by itself. */
     if (result == 0 && !device->pumped && atomic_load_explicit(&session->limited, memory_order_relaxed))
-        await_turn(reader, &request);
+        fuse_device_await_turn(reader, &request);
+    bool begins = result == 0 && request.in.opcode == FUSE_INIT;
+    if (begins)
+        fuse_rings_prepare(reader, &request);
     bool early = fuse_interrupt_note(reader, request.in.unique);
     epoch_enter(&session->epochs, &reader->epoch);
     answer(reader, &request, result);
@@ -286,6 +246,9 @@ static void serve_one(struct fuse_reader *reader, size_t size)
     atomic_store(&reader->serving, 0);
     if (early)
         fuse_interrupt_ask_again(reader, request.in.unique);
+    struct fuse_rings *rings = atomic_load(&device->rings);
+    if (begins && rings != NULL)
+        fuse_rings_begin(rings);
 }
 
 /* Wait for a request. Its size; or 0 or a negative errno where there will be no more. */
@@ -308,8 +271,7 @@ static ssize_t next_request(struct fuse_reader *reader)
     return size;
 }
 
-/* Begin nothing while too much waits to be freed: another thread holds that up. */
-static void wait_for_readers(struct epoch_domain *epochs)
+void fuse_device_wait_for_readers(struct epoch_domain *epochs)
 {
     static const struct timespec pause = {.tv_nsec = PAUSE_NANOSECONDS};
     epoch_reclaim(epochs);
@@ -377,7 +339,7 @@ static int pump(struct fuse_device *device, uint32_t most, int epoll_fd, int mil
     struct fuse_reader *reader = &device->readers[0];
     struct epoch_domain *epochs = &device->environment->session->epochs;
     if (epoch_crowded(epochs))
-        wait_for_readers(epochs);
+        fuse_device_wait_for_readers(epochs);
     int served = 0;
     if (device->together || milliseconds == 0) {
         served = serve_waiting(reader, most);
@@ -447,7 +409,7 @@ static void serve(struct fuse_reader *reader)
     }
     while (!atomic_load(&device->stopping)) {
         if (epoch_crowded(epochs)) {
-            wait_for_readers(epochs);
+            fuse_device_wait_for_readers(epochs);
             continue;
         }
         size = next_request(reader);
@@ -461,6 +423,16 @@ static void serve(struct fuse_reader *reader)
     }
 }
 
+void fuse_device_reader_ended(struct fuse_reader *reader)
+{
+    struct fuse_device *device = reader->device;
+    pthread_mutex_lock(&device->lock);
+    reader->ended = true;
+    device->running--;
+    pthread_cond_signal(&device->changed);
+    pthread_mutex_unlock(&device->lock);
+}
+
 static void *reader_main(void *argument)
 {
     struct fuse_reader *reader = argument;
@@ -468,11 +440,7 @@ static void *reader_main(void *argument)
     epoch_add_reader(&device->environment->session->epochs, &reader->epoch);
     serve(reader);
     epoch_remove_reader(&device->environment->session->epochs, &reader->epoch);
-    pthread_mutex_lock(&device->lock);
-    reader->ended = true;
-    device->running--;
-    pthread_cond_signal(&device->changed);
-    pthread_mutex_unlock(&device->lock);
+    fuse_device_reader_ended(reader);
     return NULL;
 }
 
@@ -500,8 +468,8 @@ static int start_reader(struct fuse_device *device, uint32_t index)
     if (reader->fd < 0)
         return -errno;
     reader->arguments = malloc(sizeof(struct fuse_in_header) + REQUEST_ARGUMENTS_SIZE);
-    reader->in = take_buffer(device);
-    reader->out = take_buffer(device);
+    reader->in = fuse_device_take_buffer(device);
+    reader->out = fuse_device_take_buffer(device);
     int error = reader->arguments == NULL || reader->in == NULL || reader->out == NULL ? -ENOMEM : 0;
     char name[24];
     snprintf(name, sizeof(name), "vhostfs-fuse%u", index);
@@ -519,8 +487,8 @@ static int start_reader(struct fuse_device *device, uint32_t index)
             return 0;
         device->running--;
     }
-    give_buffer(device, reader->in);
-    give_buffer(device, reader->out);
+    fuse_device_give_buffer(device, reader->in);
+    fuse_device_give_buffer(device, reader->out);
     free(reader->arguments);
     close(reader->fd);
     return error;
@@ -577,25 +545,34 @@ int fuse_device_start(struct queue_environment *environment, struct memory_table
     return error;
 }
 
+/* A source of requests: a reader, or a ring's thread. NULL: there are no more. */
+static struct fuse_reader *source_at(struct fuse_device *device, uint32_t index)
+{
+    struct fuse_rings *rings = atomic_load(&device->rings);
+    if (index < device->count)
+        return &device->readers[index];
+    return rings != NULL ? fuse_rings_source(rings, index - device->count) : NULL;
+}
+
 /* One more round of waiting has passed. Until there were some, a call on the host is left to finish: only locks are given up. */
 static void hurry(struct fuse_device *device, uint32_t round)
 {
     const struct queue_environment *environment = device->environment;
     bool all = round >= GRACE_ROUNDS;
     bool give_up = round > 2 * GRACE_ROUNDS;
+    struct fuse_reader *source;
     pthread_mutex_lock(&device->lock);
     device->giving_up = device->giving_up || give_up;
-    for (uint32_t i = 0; i < device->count; i++) {
-        struct fuse_reader *reader = &device->readers[i];
-        if (!reader->ended && (all || atomic_load(&reader->sleeping)))
-            threads_cancel_sleep(reader->thread);
-        pool_cancel_sleeps(environment->pool, reader, all);
+    for (uint32_t i = 0; (source = source_at(device, i)) != NULL; i++) {
+        if (!source->ended && (all || atomic_load(&source->sleeping)))
+            threads_cancel_sleep(source->thread);
+        pool_cancel_sleeps(environment->pool, source, all);
     }
     pthread_mutex_unlock(&device->lock);
-    for (uint32_t i = 0; i < device->count; i++) {
-        session_cancel(environment->session, &device->readers[i], all);
+    for (uint32_t i = 0; (source = source_at(device, i)) != NULL; i++) {
+        session_cancel(environment->session, source, all);
         if (give_up)
-            session_give_up(environment->session, &device->readers[i]);
+            session_give_up(environment->session, source);
     }
     if (round == 2 * GRACE_ROUNDS)
         events_push(environment->events, VHOSTFS_EVENT_WARNING, -1, 0,
@@ -641,6 +618,14 @@ static bool await_end(struct fuse_device *device)
     return ended;
 }
 
+/* The reader of INIT may be about to make them. */
+static void end_rings(struct fuse_device *device)
+{
+    struct fuse_rings *rings = atomic_load(&device->rings);
+    if (rings != NULL)
+        fuse_rings_end(rings);
+}
+
 void fuse_device_stop(struct fuse_device *device)
 {
     if (device->notifier != NULL)
@@ -649,7 +634,11 @@ void fuse_device_stop(struct fuse_device *device)
     uint32_t round = 0;
     do {
         hurry(device, round++);
+        end_rings(device);
     } while (!await_end(device));
+    struct fuse_rings *rings = atomic_exchange(&device->rings, NULL);
+    if (rings != NULL)
+        fuse_rings_free(rings);
     for (uint32_t i = 0; i < device->count; i++) {
         struct fuse_reader *reader = &device->readers[i];
         if (device->pumped)
@@ -658,8 +647,8 @@ void fuse_device_stop(struct fuse_device *device)
             pthread_join(reader->thread, NULL);
         close(reader->fd);
         free(reader->arguments);
-        give_buffer(device, reader->in);
-        give_buffer(device, reader->out);
+        fuse_device_give_buffer(device, reader->in);
+        fuse_device_give_buffer(device, reader->out);
     }
     device->count = 0;
     device->environment->session->fuse_fd = -1;
@@ -672,7 +661,7 @@ void fuse_device_free(struct fuse_device *device)
     if (device->notifier != NULL)
         fuse_notifier_free(device->notifier);
     while (device->idle_buffers != NULL)
-        munmap(take_buffer(device), buffer_size(device));
+        munmap(fuse_device_take_buffer(device), buffer_size(device));
     pthread_cond_destroy(&device->changed);
     pthread_mutex_destroy(&device->lock);
     free(device->readers);

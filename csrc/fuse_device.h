@@ -18,6 +18,7 @@
 struct queue_environment;
 struct fuse_device;
 struct fuse_notifier;
+struct fuse_rings;
 
 #define FUSE_EARLY_INTERRUPTS 8U
 
@@ -42,6 +43,7 @@ struct fuse_device {
     _Atomic uint32_t count;      /* readers */
     struct fuse_reader *readers;
     struct fuse_notifier *notifier;
+    _Atomic(struct fuse_rings *) rings; /* fuse_uring.h; NULL: none. Made by the reader of INIT */
     _Atomic bool stopping;
     _Atomic uint32_t early_count;                  /* INTERRUPTs of requests that nobody had, ever */
     _Atomic uint64_t early[FUSE_EARLY_INTERRUPTS]; /* what the last of them named */
@@ -74,6 +76,25 @@ int fuse_device_pump(struct fuse_device *device, uint32_t most, int epoll_fd, in
 void fuse_device_stop(struct fuse_device *device);
 /* After fuse_device_stop, and when nobody looks at requests any more. */
 void fuse_device_free(struct fuse_device *device);
+
+/* For all sources of requests of a device, which are readers, or threads of rings (fuse_uring.h): */
+/* A buffer of a page and the device's capacity, or NULL. Under the lock. */
+uint8_t *fuse_device_take_buffer(struct fuse_device *device);
+/* Under the lock. NULL is none. */
+void fuse_device_give_buffer(struct fuse_device *device, uint8_t *buffer);
+/* Wait until the limits of its mount let a request go on, or the threads are to end. */
+void fuse_device_await_turn(struct fuse_reader *reader, const struct request *request);
+/* Begin nothing while too much waits to be freed: another thread holds that up. */
+void fuse_device_wait_for_readers(struct epoch_domain *epochs);
+/* The last that a source's thread does. */
+void fuse_device_reader_ended(struct fuse_reader *reader);
+
+/* fuse_reply_room.c: whether nobody waits for an answer to a request. */
+bool fuse_is_unanswered(uint32_t opcode);
+/* A number in the arguments, at an offset; 0 where they end before. */
+uint32_t fuse_argument_at(const struct request *request, size_t offset);
+/* Bytes of payload that the kernel takes in answer to a request. */
+size_t fuse_reply_room(const struct request *request);
 
 /* fuse_interrupts.c: serve FUSE_INTERRUPT. True: the kernel is asked to send it again in a moment, as the request was not
  * yet where it could be ended, or may have been about to sleep. False: it is to go to the file systems. */

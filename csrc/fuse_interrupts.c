@@ -1,6 +1,7 @@
 /* FUSE_INTERRUPT: which of the requests of /dev/fuse is meant, and where it is; the contract is in fuse_device.h. */
 #define _GNU_SOURCE 1
 #include "fuse_device.h"
+#include "fuse_uring.h"
 #include "fuse_wire.h"
 #include "pool.h"
 #include "queue.h"
@@ -39,6 +40,9 @@ bool fuse_interrupt(const struct fuse_reader *reader, const struct request *requ
     if (request->arguments_size < sizeof(in))
         return true;
     memcpy(&in, request->arguments, sizeof(in));
+    struct fuse_rings *rings = atomic_load(&device->rings);
+    if (rings != NULL && fuse_rings_interrupt(rings, in.unique))
+        return true;
     const struct fuse_reader *holder = holder_of(device, in.unique);
     if (holder == NULL) {
         /* Or it was read and not yet noted: who notes it after we have looked again (B) finds this (A). */

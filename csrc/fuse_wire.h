@@ -82,6 +82,7 @@ enum fuse_opcode {
 #define FUSE_INIT_SECURITY_CTX (1ULL << 32)
 #define FUSE_INIT_CREATE_SUPP_GROUP (1ULL << 34)
 #define FUSE_INIT_PASSTHROUGH (1ULL << 37)
+#define FUSE_INIT_OVER_IO_URING (1ULL << 41)
 
 #define FUSE_ATTR_SUBMOUNT (1U << 0)
 
@@ -390,6 +391,33 @@ struct fuse_interrupt_in {
     uint64_t unique;
 };
 
+/* FUSE over io_uring: what an entry of a ring holds beside the payload, and what is asked of /dev/fuse with it. */
+struct fuse_uring_ent_in_out {
+    uint64_t flags;
+    uint64_t commit_id;  /* names the request in its answer */
+    uint32_t payload_sz; /* bytes */
+    uint32_t padding;
+    uint64_t reserved;
+};
+
+struct fuse_uring_req_header {
+    uint8_t in_out[128]; /* fuse_in_header; in answer to it, fuse_out_header */
+    uint8_t op_in[128];  /* the first argument, where that is a structure */
+    struct fuse_uring_ent_in_out ring_ent_in_out;
+};
+
+struct fuse_uring_cmd_req {
+    uint64_t flags;
+    uint64_t commit_id;
+    uint16_t qid; /* the queue: a processor's number */
+    uint8_t padding[6];
+};
+
+enum fuse_uring_cmd {
+    FUSE_IO_URING_CMD_REGISTER = 1,
+    FUSE_IO_URING_CMD_COMMIT_AND_FETCH = 2,
+};
+
 /* ioctls of /dev/fuse */
 struct fuse_backing_map {
     int32_t fd;
@@ -548,6 +576,9 @@ _Static_assert(sizeof(struct fuse_init_in) == 64, "fuse_init_in");
 _Static_assert(sizeof(struct fuse_init_out) == 64, "fuse_init_out");
 _Static_assert(sizeof(struct fuse_interrupt_in) == 8, "fuse_interrupt_in");
 _Static_assert(sizeof(struct fuse_backing_map) == 16, "fuse_backing_map");
+_Static_assert(sizeof(struct fuse_uring_ent_in_out) == 32, "fuse_uring_ent_in_out");
+_Static_assert(sizeof(struct fuse_uring_req_header) == 288, "fuse_uring_req_header");
+_Static_assert(sizeof(struct fuse_uring_cmd_req) == 24, "fuse_uring_cmd_req");
 _Static_assert(sizeof(struct fuse_ioctl_in) == 32, "fuse_ioctl_in");
 _Static_assert(sizeof(struct fuse_ioctl_out) == 16, "fuse_ioctl_out");
 _Static_assert(sizeof(struct fuse_fallocate_in) == 32, "fuse_fallocate_in");
