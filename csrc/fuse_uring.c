@@ -449,6 +449,8 @@ uint32_t fuse_rings_count_processors(const char *list)
         if (last < first || last >= FUSE_RING_QUEUES_MAX)
             return 0;
         count += (uint32_t)(last - first) + 1;
+        if (count > FUSE_RING_QUEUES_MAX)
+            return 0;
         at = end + 1;
         if (*end != ',')
             return *end == '\n' || *end == '\0' ? count : 0;

@@ -293,8 +293,8 @@ def _found(
         return _device_settings({ROOT: shared_directory(path, options)}, mountpoint), None
     if path.exists():
         device, control = _one_device(path)
-        found = replace(_device_settings(device.mounts, mountpoint), pool_threads=device.pool_threads)
-        return found, control
+        made = _device_settings(device.mounts, mountpoint)
+        return replace(made, pool_threads=device.pool_threads, io_uring=device.io_uring), control
     if ":" not in text or "/" in text:
         raise StartError(f"{text}: there is no such directory or file")
     # As `python -m` does; the installed command begins with its own directory instead.

@@ -28,13 +28,16 @@ READ_AND_TELL = (
 )
 
 
+@pytest.mark.parametrize("threads", [None, 1])
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGUSR1, 7)],
 )
-def test_a_signal_ends_a_request_that_sleeps(mountpoint: Path, number: signal.Signals, status: int) -> None:
+def test_a_signal_ends_a_request_that_sleeps(
+    mountpoint: Path, number: signal.Signals, status: int, threads: int | None
+) -> None:
     sleeper = Sleeper()
-    with on_thread(sleeper, mountpoint):
+    with on_thread(sleeper, mountpoint, threads=threads):
         reader = subprocess.Popen([sys.executable, "-c", READ_AND_TELL, str(mountpoint / "asleep")])
         assert sleeper.began.wait(PATIENCE)
         reader.send_signal(number)
@@ -43,10 +46,11 @@ def test_a_signal_ends_a_request_that_sleeps(mountpoint: Path, number: signal.Si
         assert (mountpoint / "awake").read_bytes() == b"awake"
 
 
-def test_a_mount_ends_though_requests_sleep(mountpoint: Path) -> None:
+@pytest.mark.parametrize("threads", [None, 1])
+def test_a_mount_ends_though_requests_sleep(mountpoint: Path, threads: int | None) -> None:
     sleeper = Sleeper()
     with ThreadPoolExecutor() as readers:
-        with on_thread(sleeper, mountpoint):
+        with on_thread(sleeper, mountpoint, threads=threads):
             reading = readers.submit((mountpoint / "asleep").read_bytes)
             assert sleeper.began.wait(PATIENCE)
         assert sleeper.cancelled.is_set()

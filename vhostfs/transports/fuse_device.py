@@ -36,8 +36,8 @@ FUSE_DEVICE: Final = Path("/dev/fuse")
 HELPER: Final = "fusermount3"
 
 TRANSPORT_FLAGS: Final = InitFlags.ABORT_ERROR | InitFlags.OVER_IO_URING
-"""What any session takes here: an abort of the connection reads as one (ECONNABORTED); and requests over io_uring, where
-the kernel offers them and the data plane can make the rings."""
+"""What any session takes here: an abort of the connection reads as one (ECONNABORTED), and requests come over
+io_uring, where the kernel offers that and the data plane can make the rings."""
 
 BACKING_FLAGS: Final = InitFlags.PASSTHROUGH
 """What is taken besides where there is a native mount: the kernel reads and writes its files by itself.
