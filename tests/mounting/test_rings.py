@@ -5,6 +5,7 @@ This host seldom has. A guest of tests/integration runs these, and the other tes
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,9 +28,12 @@ BLOCK = 1 << 20
 
 def threads(pid: int, name: str) -> list[Path]:
     """Return the threads of a process whose names begin so."""
-    return [
-        task for task in Path(f"/proc/{pid}/task").iterdir() if (task / "comm").read_text().startswith(name)
-    ]
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # others come and go
+            if (task / "comm").read_text().startswith(name):
+                found.append(task)
+    return found
 
 
 def reads_of_the_device(pid: int) -> int:
