@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 from tests.frontend.client import ROOT, Caller, FuseClient
@@ -64,10 +64,20 @@ class InProcessClient(FuseClient):
 
 
 @contextmanager
-def mounted(filesystem: Filesystem[Any]) -> Iterator[InProcessClient]:
-    """Serve a file system in this process; at the end all is answered, and no fault of it was met."""
-    loop = asyncio.new_event_loop()
+def mounted(
+    filesystem: Filesystem[Any], loop: asyncio.AbstractEventLoop | None = None
+) -> Iterator[InProcessClient]:
+    """Serve a file system in this process; at the end all is answered, and no fault of it was met.
 
+    On a loop of its own, or on one that others use too, and which does not run meanwhile.
+    """
+    with ExitStack() as stack:
+        if loop is None:
+            loop = stack.enter_context(closing(asyncio.new_event_loop()))
+        yield from _served(filesystem, loop)
+
+
+def _served(filesystem: Filesystem[Any], loop: asyncio.AbstractEventLoop) -> Iterator[InProcessClient]:
     async def begin() -> Client:
         kernel = Client(filesystem)
         kernel.begin()
@@ -77,13 +87,10 @@ def mounted(filesystem: Filesystem[Any]) -> Iterator[InProcessClient]:
         kernel.end()
         await kernel.session.close()
 
+    kernel = loop.run_until_complete(begin())
     try:
-        kernel = loop.run_until_complete(begin())
-        try:
-            yield InProcessClient(loop, kernel)
-        finally:
-            loop.run_until_complete(end(kernel))
-        assert not kernel.channel.requests
-        assert kernel.session.faults == 0
+        yield InProcessClient(loop, kernel)
     finally:
-        loop.close()
+        loop.run_until_complete(end(kernel))
+    assert not kernel.channel.requests
+    assert kernel.session.faults == 0

@@ -111,13 +111,17 @@ class RequestPlace(Place):
         """Give back the lookup that came with an entry."""
         self.client.forget(entry.nodeid)
 
+    def look_up(self, parent: int, name: bytes) -> EntryOut:
+        """Look a name up."""
+        return self.client.lookup(parent, name)
+
     @contextmanager
     def node(self, path: str) -> Iterator[int]:
         """Hold the node of a path."""
         node = ROOT_ID
         for name in filter(None, path.split("/")):
             try:
-                entry = self.client.lookup(node, os.fsencode(name))
+                entry = self.look_up(node, os.fsencode(name))
             finally:
                 if node != ROOT_ID:
                     self.client.forget(node)
@@ -216,7 +220,7 @@ class RequestPlace(Place):
 
     def open(self, path: str, flags: int, mode: int = 0o644) -> OpenFile:
         with self.parent(path) as (parent, name):
-            entry = self.client.lookup(parent, name) if name else EntryOut()
+            entry = self.look_up(parent, name) if name else EntryOut()
             if entry.nodeid == 0 and flags & os.O_CREAT:
                 entry, opened = self.client.create(parent, name, flags, mode)
                 return RequestFile(self, entry.nodeid, opened.fh, flags)

@@ -8,6 +8,12 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from tests.conformance.bucket_histories import (
+    BucketHistories,
+    FullHistories,
+    PlainHistories,
+    StrictHistories,
+)
 from tests.conformance.histories import INODES, SIZE, Histories
 from tests.conformance.in_process import mounted
 from tests.conformance.overlay_histories import KernelHistories, OverlayHistories
@@ -34,6 +40,10 @@ class MemoryHistories(Histories):
         pytest.param(MemoryHistories, 25, id="memory"),
         pytest.param(OverlayHistories, 8, id="overlay"),
         pytest.param(KernelHistories, 4, id="overlay beside overlayfs"),
+        pytest.param(BucketHistories, 10, id="s3"),
+        pytest.param(StrictHistories, 4, id="s3, nothing believed"),
+        pytest.param(FullHistories, 4, id="s3 with indices"),
+        pytest.param(PlainHistories, 4, id="s3 without metadata"),
     ],
 )
 @pytest.mark.timeout(3600 if EXAMPLES else 120)

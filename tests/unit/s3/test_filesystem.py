@@ -195,6 +195,17 @@ async def test_a_deleted_file_that_is_open_is_read_on(client: Client, server: Fa
     await client.release(node, handle)
 
 
+async def test_a_deleted_file_of_which_a_part_was_written_is_read_on(client: Client) -> None:
+    """The part as it was written, the rest as it was in the bucket."""
+    await client.write_bytes("/file", DATA)
+    node = (await client.lookup(client.root, "file")).nodeid
+    handle = (await client.open_node(node, os.O_RDWR)).fh
+    await client.write(node, handle, 100, b"new")
+    await client.unlink("/file")
+    assert await client.read(node, handle, 0, 4096) == DATA[:100] + b"new" + DATA[103:]
+    await client.release(node, handle)
+
+
 # ---- Attributes ----
 
 

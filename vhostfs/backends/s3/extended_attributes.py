@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from vhostfs.backends.s3.metadata import PosixMetadata, encoded
+from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.operations import Operations, fail
 from vhostfs.filesystem import Caller
+
+NAME_MAXIMUM: Final = 255
+VALUE_MAXIMUM: Final = 64 << 10
+_NAMESPACES: Final = ("user.", "trusted.", "security.")
 
 
 class ExtendedAttributes(Operations):
@@ -20,6 +27,7 @@ class ExtendedAttributes(Operations):
         """Return an attribute's value."""
         values = await self._xattrs(node)
         if name not in values:
+            _check(self._node(node), name, errno.ENODATA)
             fail(errno.ENODATA)
         return values[name]
 
@@ -31,7 +39,12 @@ class ExtendedAttributes(Operations):
         self, caller: Caller, node: int, name: str, value: bytes, flags: int, kill_sgid: bool
     ) -> None:
         """Set an attribute."""
+        if flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
+            fail(errno.EINVAL)
+        if len(value) > VALUE_MAXIMUM:
+            fail(errno.E2BIG)
         values = dict(await self._xattrs(node))
+        _check(self._node(node), name, errno.EPERM)
         if flags & os.XATTR_CREATE and name in values:
             fail(errno.EEXIST)
         if flags & os.XATTR_REPLACE and name not in values:
@@ -41,6 +54,7 @@ class ExtendedAttributes(Operations):
     async def removexattr(self, caller: Caller, node: int, name: str) -> None:
         """Remove an attribute."""
         values = dict(await self._xattrs(node))
+        _check(self._node(node), name, errno.EPERM)
         if name not in values:
             fail(errno.ENODATA)
         del values[name]
@@ -62,3 +76,21 @@ class ExtendedAttributes(Operations):
             self._commits.note_changed(found)
         elif not found.gone:
             await self._commits.soon(found)
+
+
+def _check(node: Node, name: str, missing: int) -> None:
+    """Refuse a name that no attribute can have (ERANGE, EOPNOTSUPP, EINVAL), as Linux does.
+
+    Attributes of users have files and directories alone; elsewhere the answer is the errno `missing`.
+    """
+    number = 0
+    if len(os.fsencode(name)) > NAME_MAXIMUM:
+        number = errno.ERANGE
+    elif name.startswith("user.") and node.type not in {stat.S_IFREG, stat.S_IFDIR}:
+        number = missing
+    elif not name.startswith(_NAMESPACES):
+        number = errno.EOPNOTSUPP
+    elif name in _NAMESPACES:
+        number = errno.EINVAL
+    if number:
+        fail(number)

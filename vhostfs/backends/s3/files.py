@@ -8,12 +8,14 @@ import stat
 from typing import Final
 
 from vhostfs.backends.s3.attributes import made, written
+from vhostfs.backends.s3.contents import SIZE_MAXIMUM
 from vhostfs.backends.s3.operations import Operations, fail
 from vhostfs.backends.s3.options import Handle
 from vhostfs.backends.s3.reading import Target
 from vhostfs.backends.s3.store import ArchivedError, ConditionError
 from vhostfs.filesystem import Caller, Entry, Opened, ReadBuffer, WriteBuffer, WriteFlags
 
+_NOT_OPENED: Final = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
 _ZERO_RANGE: Final = 0x10
@@ -31,10 +33,12 @@ class FileOperations(Operations):
         if not found.gone:
             await self._names.refresh(found)
         if found.type != stat.S_IFREG:
-            fail(errno.ELOOP if found.type == stat.S_IFLNK else errno.ENXIO)
+            fail(_NOT_OPENED.get(found.type, errno.ENXIO))
         contents = await self._contents(found)
         if flags & os.O_TRUNC:
             self._truncate(found, contents, 0)
+            found.posix = written(found.posix, kill_suid_sgid=bool(caller.uid))
+            found.pending = True
         contents.users += 1
         found.opens += 1
         return Opened(Handle(found, contents))
@@ -49,7 +53,7 @@ class FileOperations(Operations):
         if await self._names.find(directory, name) is not None:
             fail(errno.EEXIST)
         node = self._names.nodes.add(directory, name, stat.S_IFREG)
-        node.posix, node.pending = made(caller, stat.S_IFREG | mode), True
+        node.posix, node.pending = made(caller, directory, stat.S_IFREG | mode), True
         self._names.believe(node)
         contents = await self._contents(node)
         contents.users += 1
@@ -139,13 +143,19 @@ class FileOperations(Operations):
         """Grow a file, or let a range hold zeros. Nothing can be reserved in a bucket."""
         handle = _held(handle)
         contents = handle.contents
+        if offset < 0 or length <= 0:
+            fail(errno.EINVAL)
+        if offset + length > SIZE_MAXIMUM:
+            fail(errno.EFBIG)
         if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE) or (mode & _PUNCH_HOLE and not mode & _KEEP_SIZE):
             fail(errno.EOPNOTSUPP)
         if mode & (_PUNCH_HOLE | _ZERO_RANGE):
             contents.clear(offset, offset + length)
-            self._commits.note_changed(handle.node)
         if not mode & _KEEP_SIZE and offset + length > contents.size:
             self._truncate(handle.node, contents, offset + length)
+        handle.node.posix = written(handle.node.posix, kill_suid_sgid=bool(caller.uid))
+        handle.node.pending = True
+        self._commits.note_changed(handle.node)
 
     async def _reopen(self, handle: Handle) -> None:
         """Let a handle that has read nothing yet see the object that is there now."""

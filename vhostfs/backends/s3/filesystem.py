@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final, NoReturn
 
-from vhostfs.backends.s3.attributes import changed, made
+from vhostfs.backends.s3.attributes import changed
+from vhostfs.backends.s3.contents import SIZE_MAXIMUM
 from vhostfs.backends.s3.extended_attributes import ExtendedAttributes
 from vhostfs.backends.s3.files import FileOperations
 from vhostfs.backends.s3.journal.journal import Journal
@@ -137,6 +138,10 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         found = self._changeable(node)
         await self._names.refresh(found)
         if changes.size is not None:
+            if found.type != stat.S_IFREG:
+                fail(errno.EISDIR if found.is_directory else errno.EINVAL)
+            if changes.size > SIZE_MAXIMUM:
+                fail(errno.EFBIG)
             contents = handle.contents if handle is not None else await self._contents(found)
             self._truncate(found, contents, changes.size)
         posix = changed(found, changes, self._attr(found, handle))
@@ -172,14 +177,12 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     async def mknod(self, caller: Caller, parent: int, name: str, mode: int, rdev: int) -> Entry:
         """Make a file that is not opened yet."""
-        posix = made(caller, mode, rdev)
-        node = await self._make(parent, name, posix, b"")
+        node = await self._make(caller, parent, name, mode, b"", rdev)
         return self._entry(node)
 
     async def mkdir(self, caller: Caller, parent: int, name: str, mode: int) -> Entry:
         """Make a directory: an object whose key ends with a slash."""
-        posix = made(caller, stat.S_IFDIR | mode)
-        node = await self._make(parent, name, posix, b"")
+        node = await self._make(caller, parent, name, stat.S_IFDIR | mode, b"")
         node.listed_until = time.monotonic() + self._options.seconds
         return self._entry(node)
 
@@ -188,7 +191,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         body = os.fsencode(target)
         if len(body) > LINK_MAXIMUM:
             fail(errno.ENAMETOOLONG)
-        node = await self._make(parent, name, made(caller, stat.S_IFLNK | 0o777), body)
+        node = await self._make(caller, parent, name, stat.S_IFLNK | 0o777, body)
         return self._entry(node)
 
     def link(self, caller: Caller, node: int, parent: int, name: str) -> NoReturn:
@@ -204,7 +207,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             fail(errno.EISDIR)
         async with self._commits.lock(node):
             contents = node.contents
-            if contents is not None and node.opens and not contents.changed:
+            if contents is not None and node.opens:
                 await contents.keep()
             if node.etag is not None:
                 match = node.etag if self._store.capabilities.conditional_delete else None
@@ -242,12 +245,16 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         source, target = self._directory(parent), self._directory(new_parent)
         node = await self._existing(source, name)
         self._check_name(target, new_name)
+        if _is_below(target, node):
+            fail(errno.EINVAL)
         replaced = await self._names.find(target, new_name)
+        if replaced is not None and flags & RenameFlags.NOREPLACE:
+            fail(errno.EEXIST)
         if replaced is node:
             return
         if replaced is not None:
-            if flags & RenameFlags.NOREPLACE:
-                fail(errno.EEXIST)
+            if _is_below(source, replaced):
+                fail(errno.ENOTEMPTY)
             if replaced.is_directory and not node.is_directory:
                 fail(errno.EISDIR)
             if node.is_directory and not replaced.is_directory:
@@ -255,8 +262,6 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             if replaced.is_directory and await self._has_children(replaced):
                 fail(errno.ENOTEMPTY)
         if node.is_directory:
-            if _is_below(target, node):
-                fail(errno.EINVAL)
             await self._commits.below(node)
             await self._renamer.move_directory(node, target, new_name)
         else:

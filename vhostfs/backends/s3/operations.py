@@ -8,11 +8,11 @@ import stat
 from dataclasses import replace
 from typing import Final, NoReturn
 
+from vhostfs.backends.s3.attributes import made
 from vhostfs.backends.s3.committing import Committer
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journaling import Journaling
-from vhostfs.backends.s3.metadata import PosixMetadata
 from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
@@ -20,7 +20,7 @@ from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.scheduling import Commits
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, MissingError, ObjectStore
-from vhostfs.filesystem import Attr, Entry, Filesystem, Options
+from vhostfs.filesystem import Attr, Caller, Entry, Filesystem, Options
 
 UNSURE_SECONDS: Final = 1.0
 """How long the kernel may believe attributes that a listing told, of which HEAD might tell others."""
@@ -113,17 +113,19 @@ class Operations(Filesystem[Handle]):
             attr_seconds=min(unsure_seconds, self._options.seconds) if unsure else None,
         )
 
-    async def _make(self, parent: int, name: str, posix: PosixMetadata, body: bytes) -> Node:
+    async def _make(
+        self, caller: Caller, parent: int, name: str, mode: int, body: bytes, rdev: int = 0
+    ) -> Node:
         """Make an object at once, and the node that it is."""
         self._writable()
         directory = self._directory(parent)
         self._check_name(directory, name)
         if await self._names.find(directory, name) is not None:
             fail(errno.EEXIST)
-        kind = stat.S_IFMT(posix.mode or 0) or stat.S_IFREG
+        kind = stat.S_IFMT(mode) or stat.S_IFREG
         node = self._names.nodes.add(directory, name, kind)
         # Known before it is there: until then, who asks for the name finds this node.
-        node.posix, node.pending = posix, True
+        node.posix, node.pending = made(caller, directory, kind | mode, rdev), True
         try:
             await self._commits.make(node, body)
         except BaseException:
