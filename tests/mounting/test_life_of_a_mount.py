@@ -6,7 +6,9 @@ import errno
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -22,6 +24,7 @@ from tests.mounting.mounts import (
     open_fuse_descriptors,
     unmount,
 )
+from vhostfs.backends.contract import Backend
 from vhostfs.backends.memory import MemoryFilesystem
 from vhostfs.cli import main
 from vhostfs.control.client import add_mount, list_mounts
@@ -273,3 +276,25 @@ def test_a_device_is_closed_only_when_it_serves_no_longer(
         assert entered.wait(PATIENCE)
         served.loop.call_soon_threadsafe(served.loop.call_later, 0.05, leave.set)
     assert order == ["detached", "closed"]
+
+
+@dataclass(frozen=True, slots=True)
+class FarAway(Backend):
+    """A mount that comes from the network."""
+
+    network: ClassVar[bool] = True
+
+    def open(self) -> MemoryFilesystem:
+        return memory()
+
+
+@pytest.mark.parametrize(("source", "kibibytes"), [(FarAway(), "512"), (memory(), "128")])
+def test_what_comes_from_the_network_is_read_ahead_in_larger_requests(
+    mountpoint: Path, source: Backend | MemoryFilesystem, kibibytes: str
+) -> None:
+    with on_thread(source, mountpoint):
+        device = device_of(mountpoint)
+        assert device is not None
+        told = Path(f"/sys/class/bdi/{device[0]}/read_ahead_kb")
+        while told.read_text().strip() != kibibytes:
+            mountpoint.stat()

@@ -19,7 +19,9 @@ import socket
 import stat
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -119,6 +121,14 @@ class Connection:
         self.mountpoint: Final = mountpoint
         self._device = _device_at(mountpoint)
         self._unmount = unmount
+
+    def read_ahead(self, size: int) -> None:
+        """Have the kernel read so far ahead of who reads on, where this host lets us; once its session began.
+
+        Linux takes 128 KiB for any mount, which is also the largest read that it then asks for.
+        """
+        with suppress(OSError):
+            Path(f"/sys/class/bdi/{self._device}/read_ahead_kb").write_text(str(size >> 10))
 
     def close(self) -> None:
         """Unmount, unless that has been done; a file system in use ends for its users. Waits.
@@ -260,10 +270,12 @@ async def serve_connection(
     threads: int,
     journal: Journal,
     read: Callable[[], Callable[[], None]] | None = None,
+    read_ahead: int | None = None,
 ) -> None:
     """Serve a mounted file system by a device until somebody unmounts it, or until cancelled.
 
-    By 0 threads: `read` begins to read requests on this loop, and returns how to end that.
+    By 0 threads: `read` begins to read requests on this loop, and returns how to end that. `read_ahead` is
+    how far ahead the kernel shall read, other than it does by itself.
 
     Unmounts in any case, closes the connection and detaches the device; loops that serve handed-over requests
     must run until this has returned. Raises OSError where threads cannot be started.
@@ -274,7 +286,8 @@ async def serve_connection(
             device.attach_fuse(connection.descriptor, threads)
             if read is not None:
                 end_reading = read()
-            await _watch(device, journal)
+            began = None if read_ahead is None else partial(connection.read_ahead, read_ahead)
+            await _watch(device, journal, began)
         finally:
             # While the threads still answer: unmounting may ask the file system.
             await _in_worker(connection.close)
@@ -284,7 +297,7 @@ async def serve_connection(
         await _in_worker(device.detach_fuse)
 
 
-async def _watch(device: Device, journal: Journal) -> None:
+async def _watch(device: Device, journal: Journal, began: Callable[[], None] | None) -> None:
     while True:
         await anyio.wait_readable(device.event_descriptor)
         await checkpoint()
@@ -292,6 +305,8 @@ async def _watch(device: Device, journal: Journal) -> None:
             level = logging.WARNING if event.kind is DeviceEventKind.WARNING else logging.INFO
             cause = "" if event.error is None else f" ({os.strerror(event.error)})"
             journal.write(level, f"{event.text}{cause}")
+            if event.kind is DeviceEventKind.SESSION and began is not None:
+                began()
             if event.kind is DeviceEventKind.UNMOUNTED:
                 return
 
