@@ -11,13 +11,13 @@ from typing import Any
 from tests.conformance.in_process import InProcessClient, mounted
 from tests.conformance.requests import RequestPlace
 from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, fake_s3
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import GivenSource, Keychain
 from vhostfs.backends.s3.client.options import ClientOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.options import S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.fuse_abi.structures import EntryOut
 
@@ -33,7 +33,7 @@ class LocalBucket:
         """Return a file system with a client of its own; whoever asks for it closes it."""
         keys = Keychain([GivenSource(Credentials(ACCESS_KEY, SECRET))])
         client = S3Client(ClientOptions(BUCKET, url=self.server.url), keys)
-        return S3Filesystem(client, S3Options(**options), Budget(64 << 20), Spool(None))
+        return S3Filesystem(client, S3Options(**options), Memory(64 << 20), Spool(None))
 
     @contextmanager
     def mounted(self, **options: Any) -> Iterator[InProcessClient]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, fake_s3
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import GivenSource, Keychain
 from vhostfs.backends.s3.client.options import ClientOptions
@@ -18,7 +19,6 @@ from vhostfs.backends.s3.client.retrying import RetryOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.options import S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.spool import Spool
 
 type MakeClient = Callable[..., S3Client]
@@ -65,6 +65,12 @@ def client(make_client: MakeClient) -> S3Client:
     return make_client()
 
 
+def store_of(server: FakeS3) -> S3Client:
+    """Return a client of a server, which whoever asks for it closes."""
+    options = ClientOptions(BUCKET, url=server.url, retry=RetryOptions(base_seconds=0.0))
+    return S3Client(options, Keychain([GivenSource(Credentials(ACCESS_KEY, SECRET))]))
+
+
 type MakeFilesystem = Callable[..., S3Filesystem]
 
 
@@ -72,7 +78,7 @@ type MakeFilesystem = Callable[..., S3Filesystem]
 def make_filesystem(make_client: MakeClient, tmp_path: Path) -> MakeFilesystem:
     """Return what makes file systems on the server's bucket, each with a client of its own."""
 
-    def make(budget: int = 64 << 20, **options: Any) -> S3Filesystem:
-        return S3Filesystem(make_client(), S3Options(**options), Budget(budget), Spool(tmp_path))
+    def make(memory: int = 64 << 20, **options: Any) -> S3Filesystem:
+        return S3Filesystem(make_client(), S3Options(**options), Memory(memory), Spool(tmp_path))
 
     return make

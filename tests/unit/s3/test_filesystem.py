@@ -171,7 +171,7 @@ async def test_readers_of_the_whole_leave_no_memory_behind(
     """The budget bounds what is fetched ahead, and is whole again afterwards."""
     data = os.urandom(6 * MIB)
     server.bucket.put("big", data, {})
-    async with mount(make_filesystem(budget=2 * MIB)) as client:
+    async with mount(make_filesystem(memory=2 * MIB)) as client:
         assert await client.read_bytes("/big") == data
 
 
@@ -466,14 +466,14 @@ async def test_what_cannot_be_written_is_told_at_close_and_kept(client: Client, 
 
 async def test_two_versions_are_never_mixed(client: Client, server: FakeS3) -> None:
     """A reader that has begun gets an error, one that has not the new one."""
-    server.bucket.put("file", b"a" * 100, {})
+    server.bucket.put("file", b"a" * MIB, {})
     node = (await client.lookup(client.root, "file")).nodeid
     begun = (await client.open_node(node)).fh
     assert await client.read(node, begun, 0, 10) == b"a" * 10
     fresh = (await client.open_node(node)).fh
-    server.bucket.put("file", b"b" * 100, {})
-    await _refused(errno.ESTALE, client.read(node, begun, 10, 10))
-    assert await client.read(node, fresh, 10, 10) == b"b" * 10
+    server.bucket.put("file", b"b" * MIB, {})
+    await _refused(errno.ESTALE, client.read(node, begun, MIB // 2, 10))
+    assert await client.read(node, fresh, MIB // 2, 10) == b"b" * 10
     for handle in (begun, fresh):
         await client.release(node, handle)
 

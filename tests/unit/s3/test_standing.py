@@ -12,6 +12,7 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, fake_s3
 from tests.unit.s3.conftest import MakeFilesystem
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import GivenSource, Keychain
 from vhostfs.backends.s3.client.options import ClientOptions
@@ -19,7 +20,6 @@ from vhostfs.backends.s3.client.retrying import RetryOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.options import S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.standing import QUIET_SECONDS, Standing
 from vhostfs.backends.s3.store import BucketError, DeniedError, MissingError, UnavailableError
@@ -56,7 +56,7 @@ async def test_a_store_that_is_away_is_told_of_once_and_again_when_it_is_back(
     away.bucket.put("file", b"data", {})
     options = ClientOptions(BUCKET, url=away.url, retry=RetryOptions(base_seconds=0.0))
     store = S3Client(options, Keychain([GivenSource(Credentials(ACCESS_KEY, SECRET))]))
-    filesystem = S3Filesystem(store, S3Options(), Budget(1 << 20), Spool(tmp_path))
+    filesystem = S3Filesystem(store, S3Options(), Memory(1 << 20), Spool(tmp_path))
     async with mount(filesystem) as client:
         for _ in range(5):
             await _refused(errno.EIO, client.listdir("/"))

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from vhostfs.backends.ranges import Ranges
-from vhostfs.backends.s3.reading import Budget, Reader, Target
+from vhostfs.backends.s3.reading import Reader, Readers, Target
 from vhostfs.backends.s3.spool import Spool
-from vhostfs.backends.s3.store import ObjectStore
 from vhostfs.filesystem import WriteBuffer
 
 if TYPE_CHECKING:
@@ -29,11 +28,9 @@ COPY_PIECE: Final = 8 << 20
 class Contents:
     """A file's bytes. For one event loop; whoever makes them closes them."""
 
-    def __init__(
-        self, store: ObjectStore, budget: Budget, spool: Spool, key: str, etag: str | None, size: int
-    ) -> None:
+    def __init__(self, readers: Readers, spool: Spool, key: str, etag: str | None, size: int) -> None:
         """The contents of an object, or (etag None) of a file that is not in the bucket yet."""
-        self._store, self._budget = store, budget
+        self._readers = readers
         self.file = spool.new()
         self._reader: Reader | None = None
         self.key = key
@@ -186,7 +183,7 @@ class Contents:
         if there > begin:
             if self._reader is None:
                 assert self.etag is not None
-                self._reader = Reader(self._store, self._budget, self.key, self.etag, self.base_size)
+                self._reader = Reader(self._readers, self.key, self.etag, self.base_size)
             await self._reader.read(begin, target, at, at + there - begin)
         target.clear(at + there - begin, at + end - begin)
 

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import changed
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM
 from vhostfs.backends.s3.extended_attributes import ExtendedAttributes
 from vhostfs.backends.s3.files import FileOperations
@@ -21,7 +22,6 @@ from vhostfs.backends.s3.metadata import encoded
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.operations import fail
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.renaming import Renamer
 from vhostfs.backends.s3.reporting import Reporter
 from vhostfs.backends.s3.scheduling import Pending
@@ -55,7 +55,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         self,
         store: ObjectStore,
         options: S3Options,
-        budget: Budget,
+        memory: Memory,
         spool: Spool,
         local: LocalStore | None = None,
         journal: Journal | None = None,
@@ -66,7 +66,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         the spool is the journal's.
         """
         self._local = local
-        super().__init__(store, options, budget, spool, journal)
+        super().__init__(store, options, memory, spool, journal)
         self._renamer = Renamer(store, self._names, options.directory_limit)
 
     # ---- Life ----
@@ -83,6 +83,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         for node in self._names.nodes:
             self._drop_contents(node)
             self._names.nodes.drop_unused(node)
+        await self._readers.cache.end()
 
     def close(self) -> None:
         """Give up the store and the spool: no session begins any more."""
@@ -96,7 +97,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     def commands(self) -> Mapping[str, Command]:
         """Return what `vhostfs s3` asks."""
-        return Reporter(self._store, self._names, self._commits, self._budget).commands()
+        return Reporter(self._store, self._names, self._commits, self._readers.cache).commands()
 
     def forget(self, node: int) -> None:
         """Note that the kernel has forgotten a node."""

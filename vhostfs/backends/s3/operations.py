@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import made
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.committing import Committer
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import Journal
@@ -16,7 +17,7 @@ from vhostfs.backends.s3.journaling import Journaling
 from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
-from vhostfs.backends.s3.reading import Budget
+from vhostfs.backends.s3.reading import Readers
 from vhostfs.backends.s3.scheduling import Commits
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, MissingError, ObjectStore
@@ -35,10 +36,10 @@ class Operations(Filesystem[Handle]):
     """A bucket of which the operations are elsewhere: what they all need."""
 
     def __init__(
-        self, store: ObjectStore, options: S3Options, budget: Budget, spool: Spool, journal: Journal | None
+        self, store: ObjectStore, options: S3Options, memory: Memory, spool: Spool, journal: Journal | None
     ) -> None:
         self._store, self._options = store, options
-        self._budget, self._spool = budget, spool
+        self._readers, self._spool = Readers(store, memory), spool
         self.options = Options(
             entry_seconds=options.seconds, attr_seconds=options.seconds, negative_seconds=options.seconds
         )
@@ -168,7 +169,7 @@ class Operations(Filesystem[Handle]):
         return contents
 
     def _new_contents(self, node: Node) -> Contents:
-        return Contents(self._store, self._budget, self._spool, self._names.key(node), node.etag, node.size)
+        return Contents(self._readers, self._spool, self._names.key(node), node.etag, node.size)
 
     def _drop_contents(self, node: Node) -> None:
         """Give up the contents of a file that nobody has open, unless the bucket does not have them yet."""

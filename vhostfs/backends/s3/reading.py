@@ -1,23 +1,25 @@
-"""Reading objects: exact ranges where reads are scattered, ever more ahead where they go on.
+"""Reading objects: whole blocks where reads are scattered, ever more ahead where they go on.
 
 A reader looks at the offsets that are asked for. Who reads on where a read has ended, twice, is a stream:
 parts ahead of it are fetched side by side, the first small, then larger, and as many as it takes that
-nobody has to wait; reads that lead nowhere cost what they ask for and nothing more. Several streams of one
-file are told apart.
+nobody has to wait; reads that lead nowhere cost the blocks that they touch, each asked for once. Several
+streams of one file are told apart, and one that turns out to leave most of what it passes unread is none.
 
-What is fetched ahead lies in memory of one budget, which all readers of a daemon share. Every request names
-the ETag: bytes of two versions of an object are never mixed.
+What is fetched lies in the cache's memory; all streams that read at a time share it. A large read for which
+nothing is there yet, and that goes on from nothing, is received where the guest wants it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vhostfs.backends.s3.store import ObjectStore, RangeError
+from vhostfs.backends.s3.caching.blocks import BLOCK, BlockCache, Fetch, Piece
+from vhostfs.backends.s3.caching.memory import Memory
+from vhostfs.backends.s3.store import ObjectStore
 
 PART_LEAST: Final = 1 << 20
 PART_MOST: Final = 8 << 20
@@ -30,6 +32,18 @@ CONTIGUOUS_READS: Final = 2
 
 SLACK: Final = 1 << 20
 """How far from where a stream is expected a read may begin: reads overtake each other on the way."""
+
+LARGE_PART: Final = 4
+"""An object that would take more than such a part of the memory is not kept there as it is read on end."""
+
+DENSITY_LEAST: Final = 4
+"""A stream reads at least one byte of so many that it passes."""
+
+DIRECT_LEAST: Final = 512 << 10
+"""From this size on what is missing for a read that is no stream's goes to the guest's memory at once."""
+
+ACTIVE_SECONDS: Final = 5.0
+"""How long a stream counts as one after a read."""
 
 
 class Target:
@@ -66,81 +80,59 @@ class Target:
             piece[:] = bytes(len(piece))
 
 
-class Budget:
-    """Memory for what is fetched ahead. For one event loop."""
-
-    def __init__(self, size: int) -> None:
-        """A budget of so many bytes."""
-        self.size = size
-        self.used = 0
-        self._spare: dict[int, list[bytearray]] = {}
-
-    def take(self, size: int) -> bytearray | None:
-        """Return memory, if there is some left."""
-        spare = self._spare.get(size)
-        if spare:
-            return spare.pop()
-        if self.used + size > self.size:
-            self._drop_spare()
-        if self.used + size > self.size:
-            return None
-        self.used += size
-        return bytearray(size)
-
-    def give_back(self, memory: bytearray) -> None:
-        """Take memory back that nobody looks at any more."""
-        self._spare.setdefault(len(memory), []).append(memory)
-
-    def _drop_spare(self) -> None:
-        self.used -= sum(size * len(pieces) for size, pieces in self._spare.items())
-        self._spare.clear()
-
-
-@dataclass(slots=True, eq=False)
-class _Part:
-    """A part of the object that is fetched, or was."""
-
-    begin: int
-    size: int
-    memory: bytearray
-    task: asyncio.Task[None]
-    users: int = 0
-    dropped: bool = False
-
-    @property
-    def end(self) -> int:
-        """Return where it ends."""
-        return self.begin + self.size
-
-
 @dataclass(slots=True, eq=False)
 class _Stream:
     """Reads that go on from each other."""
 
+    begin: int
     position: int
     """Where the next read is expected."""
     contiguous: int = 1
     part: int = PART_LEAST
     window: int = PART_LEAST
-    parts: deque[_Part] = field(default_factory=deque)
+    read: int = 0
+    """How many bytes of what it passed were asked for."""
+    fetched_to: int = 0
+    """Up to where all was fetched, or is on its way."""
+    ahead: deque[Piece] = field(default_factory=deque)
+    """What was fetched ahead and not read to its end yet."""
 
-    @property
-    def fetched_to(self) -> int:
-        """Return up to where parts are fetched or under way."""
-        return self.parts[-1].end if self.parts else self.position
+    def may_have(self, offset: int) -> bool:
+        """Tell whether a read at an offset may go on from it."""
+        slack = SLACK if self.contiguous >= CONTIGUOUS_READS else BLOCK
+        return self.position - slack <= offset <= max(self.position + slack, self.fetched_to)
 
-    def part_at(self, offset: int) -> _Part | None:
-        """Return the part that has an offset."""
-        return next((part for part in self.parts if part.begin <= offset < part.end), None)
+
+class Readers:
+    """What the readers of a mount share: the cache, and the memory that it has for their streams."""
+
+    def __init__(self, store: ObjectStore, memory: Memory) -> None:
+        """Nothing is cached yet."""
+        self.cache = BlockCache(store, memory)
+        self._read_at: OrderedDict[_Stream, float] = OrderedDict()
+
+    def window(self, stream: _Stream) -> int:
+        """Take note that a stream is read; return how far ahead of it may be fetched at most."""
+        now = asyncio.get_running_loop().time()
+        self._read_at[stream] = now
+        self._read_at.move_to_end(stream)
+        while next(iter(self._read_at.values())) < now - ACTIVE_SECONDS:
+            self._read_at.popitem(last=False)
+        return min(WINDOW_MOST, self.cache.memory.size * 3 // 4 // len(self._read_at))
+
+    def forget(self, stream: _Stream) -> None:
+        """Take note that a stream has ended."""
+        self._read_at.pop(stream, None)
 
 
 class Reader:
     """Reads one version of one object. For one event loop; reads may come at once and in any order."""
 
-    def __init__(self, store: ObjectStore, budget: Budget, key: str, etag: str, size: int) -> None:
+    def __init__(self, readers: Readers, key: str, etag: str, size: int) -> None:
         """A reader of an object of a size."""
-        self._store, self._budget = store, budget
-        self._key, self._etag, self._size = key, etag, size
+        self._readers, self.cache = readers, readers.cache
+        self._version = readers.cache.version(key, etag, size)
+        self._size = size
         self._streams: deque[_Stream] = deque()
         self._ends: deque[int] = deque(maxlen=STREAMS)
 
@@ -149,106 +141,127 @@ class Reader:
 
         Raise StoreError: ConditionError where the object is another one by now.
         """
+        counters = self.cache.counters
+        counters.served += end - begin
         stream = self._stream_of(offset, end - begin)
-        if stream is None:
-            await self._fetch_exactly(offset, target, begin, end)
-            return
-        self._fetch_ahead(stream)
-        while begin < end:
-            part = stream.part_at(offset)
-            if part is None:
-                await self._fetch_exactly(offset, target, begin, end)
-                break
-            part.users += 1
-            try:
-                if not part.task.done():
-                    stream.window = min(stream.window * 2, WINDOW_MOST)
-                await asyncio.shield(part.task)
-                count = min(end - begin, part.end - offset)
-                at = offset - part.begin
-                target.store(begin, memoryview(part.memory)[at : at + count])
-            finally:
-                part.users -= 1
-                self._free_if_unused(part)
-            begin += count
-            offset += count
-        self._drop_behind(stream)
+        if self._fetch_missing(offset, offset + end - begin, direct=stream is None):
+            counters.hits += 1
+        else:
+            counters.misses += 1
+        if stream is not None:
+            self._fetch_ahead(stream)
+        shift = begin - offset
+        there = offset + end - begin
+        while offset < there:
+            piece = self._version.blocks.get(offset // BLOCK)
+            if piece is None:
+                # There was no memory for it, or it goes to the guest's at once.
+                to = self._version.missing_to(offset, there)
+                await self.cache.fetch_into(self._version, offset, target.stretch(offset + shift, to + shift))
+            else:
+                to = min(there, piece.end)
+                if piece.fetch is not None:
+                    await self._wait(piece, piece.fetch, stream)
+                target.store(offset + shift, piece.view[offset - piece.begin : to - piece.begin])
+                self.cache.memory.touch(piece.slab)
+            offset = to
+        if stream is not None:
+            self._drop_behind(stream)
 
     def close(self) -> None:
         """Give up what was fetched ahead."""
         while self._streams:
             self._drop_stream(self._streams.popleft())
+        self._version.close()
+
+    async def _wait(self, piece: Piece, fetch: Fetch, stream: _Stream | None) -> None:
+        """Wait for a piece, which then stays until the next await."""
+        if stream is not None:
+            stream.window = min(stream.window * 2, WINDOW_MOST)
+        piece.slab.pins += 1
+        try:
+            await fetch.wait()
+        finally:
+            piece.slab.pins -= 1
 
     def _stream_of(self, offset: int, size: int) -> _Stream | None:
         """Return the stream that a read belongs to; None for one that goes on from nothing."""
-        for stream in self._streams:
-            if stream.position - SLACK <= offset <= stream.fetched_to + SLACK:
-                stream.position = max(stream.position, offset + size)
-                stream.contiguous += 1
-                return stream if stream.contiguous >= CONTIGUOUS_READS else None
+        near = [stream for stream in self._streams if stream.may_have(offset)]
+        if near:
+            stream = min(near, key=lambda stream: abs(stream.position - offset))
+            stream.position = max(stream.position, offset + size)
+            stream.contiguous += 1
+            stream.read += size
+            if stream.position - stream.begin - SLACK > stream.read * DENSITY_LEAST:
+                self._streams.remove(stream)
+                self._drop_stream(stream)
+                return None
+            return stream if stream.contiguous >= CONTIGUOUS_READS else None
         if offset == 0 or offset in self._ends:
             if len(self._streams) == STREAMS:
                 self._drop_stream(self._streams.popleft())
-            stream = _Stream(offset + size, contiguous=2 if offset else 1)
+            stream = _Stream(offset, offset + size, contiguous=2 if offset else 1, read=size)
             self._streams.append(stream)
             return stream if offset else None
         self._ends.append(offset + size)
         return None
 
-    async def _fetch_exactly(self, offset: int, target: Target, begin: int, end: int) -> None:
-        """Fetch a range into the target itself."""
-        count, _ = await self._store.get(self._key, offset, target.stretch(begin, end), if_match=self._etag)
-        if count != end - begin:
-            raise RangeError(f"{self._key} is shorter than it was")
+    def _fetch_missing(self, begin: int, end: int, *, direct: bool) -> bool:
+        """Begin to fetch what a read lacks; return whether it lacked nothing."""
+        version = self._version
+        found = True
+        at = begin // BLOCK * BLOCK
+        while at < end:
+            piece = version.blocks.get(at // BLOCK)
+            if piece is not None:
+                found = found and piece.fetch is None
+                at = piece.end
+                continue
+            found = False
+            to = version.missing_to(at, min(-(-end // BLOCK) * BLOCK, self._size))
+            if direct and to - at >= DIRECT_LEAST:
+                at = to
+                continue
+            fetch = self.cache.fetch(version, at, to)
+            if fetch is None:
+                break
+            at = fetch.end
+        return found
 
     def _fetch_ahead(self, stream: _Stream) -> None:
         """Fetch so far ahead of what is read as the stream's window says."""
-        target = min(self._size, stream.position + stream.window)
-        begin = stream.fetched_to
-        while begin < target:
-            size = min(stream.part, self._size - begin)
-            memory = self._budget.take(size)
-            if memory is None:
-                return
-            task = asyncio.ensure_future(self._fetch(begin, memory))
-            task.add_done_callback(_look_at)
-            stream.parts.append(_Part(begin, size, memory, task))
-            begin += size
+        version = self._version
+        window = min(stream.window, self._readers.window(stream))
+        target = min(self._size, stream.position + window)
+        at = max(stream.fetched_to, stream.position // BLOCK * BLOCK)
+        while at < target:
+            piece = version.blocks.get(at // BLOCK)
+            if piece is not None:
+                at = piece.end
+                continue
+            fetch = self.cache.fetch(version, at, version.missing_to(at, min(at + stream.part, self._size)))
+            if fetch is None:
+                break
+            stream.ahead += fetch.pieces
+            at = fetch.end
             stream.part = min(stream.part * 2, PART_MOST)
-
-    async def _fetch(self, offset: int, memory: bytearray) -> None:
-        count, _ = await self._store.get(self._key, offset, [memoryview(memory)], if_match=self._etag)
-        if count != len(memory):
-            raise RangeError(f"{self._key} is shorter than it was")
+        stream.fetched_to = at
 
     def _drop_behind(self, stream: _Stream) -> None:
-        """Give parts up that lie so far behind that no read on its way can want them."""
-        while stream.parts and stream.parts[0].end + SLACK <= stream.position:
-            self._drop(stream.parts.popleft())
-        if stream.position >= self._size and all(part.task.done() for part in stream.parts):
-            while stream.parts:
-                self._drop(stream.parts.popleft())
+        """Let memory go that lies so far behind that no read on its way can want it."""
+        ended = stream.position >= self._size
+        while stream.ahead and (ended or stream.ahead[0].end + SLACK <= stream.position):
+            self._pass_by(stream.ahead.popleft())
 
     def _drop_stream(self, stream: _Stream) -> None:
-        while stream.parts:
-            self._drop(stream.parts.popleft())
+        self._readers.forget(stream)
+        for piece in stream.ahead:
+            if piece.fetch is not None:
+                piece.fetch.abandon()
+            else:
+                self._pass_by(piece)
 
-    def _drop(self, part: _Part) -> None:
-        part.dropped = True
-        part.task.cancel()
-        self._free_if_unused(part)
-
-    def _free_if_unused(self, part: _Part) -> None:
-        """Give memory back that no read and no request has any more."""
-        if not part.dropped or part.users:
-            return
-        if part.task.done():
-            self._budget.give_back(part.memory)
-        else:
-            part.task.add_done_callback(lambda _task: self._budget.give_back(part.memory))
-
-
-def _look_at(task: asyncio.Task[None]) -> None:
-    """Let nobody complain that the error of what was fetched in vain was never looked at."""
-    if not task.cancelled():
-        task.exception()
+    def _pass_by(self, piece: Piece) -> None:
+        """Let the memory of a large object's piece go: who reads so much on end seldom begins again."""
+        if self._size > self.cache.memory.size // LARGE_PART:
+            self.cache.memory.pass_by(piece.slab)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Final
 
+from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.namespace import Namespace
 from vhostfs.backends.s3.nodes import Node
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.scheduling import Commits
 from vhostfs.backends.s3.store import ObjectStore
 from vhostfs.filesystem import Command, Order, Progress
@@ -20,9 +21,9 @@ SYNCED_AT_ONCE: Final = 16
 class Reporter:
     """Answers the commands of a bucket's mount. For one event loop."""
 
-    def __init__(self, store: ObjectStore, names: Namespace, commits: Commits, budget: Budget) -> None:
+    def __init__(self, store: ObjectStore, names: Namespace, commits: Commits, cache: BlockCache) -> None:
         """A reporter on a mount's parts."""
-        self._store, self._names, self._commits, self._budget = store, names, commits, budget
+        self._store, self._names, self._commits, self._cache = store, names, commits, cache
 
     def commands(self) -> Mapping[str, Command]:
         """Return the commands by name."""
@@ -44,7 +45,8 @@ class Reporter:
             "hedged": counters.hedged,
             "known names": len(self._names.nodes),
             "hidden keys": self._names.hidden,
-            "memory": self._budget.used,
+            "memory": self._cache.memory.used,
+            "cache": asdict(self._cache.counters),
             "unwritten files": len(waiting),
             "unwritten bytes": sum(_unwritten(node) for node in waiting),
         }
@@ -82,6 +84,7 @@ class Reporter:
             node.missing.clear()
             if node.contents is not None and not node.contents.users:
                 node.contents.forget_reader()
+        self._cache.clear()
         return self.status()
 
     def _waiting(self) -> Iterator[Node]:

@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import Field
 
 from vhostfs.backends.contract import Backend
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import (
     BotocoreSource,
@@ -32,7 +33,6 @@ from vhostfs.backends.s3.journal.state import StateDirectory, default_state_dire
 from vhostfs.backends.s3.local_store import CREDENTIALS, LocalStore
 from vhostfs.backends.s3.nodes import Defaults
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.scheduling import Write
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import StoreError
@@ -109,7 +109,7 @@ class S3Settings(Backend):
     uid: Id = 0
     gid: Id = 0
     memory: Size = 256 << 20
-    """For what is read ahead."""
+    """For what was read and is read ahead."""
     state_dir: PurePosixPath | None = None
     """Where what is written waits, and what is promised is kept; None: where state belongs on this host."""
     connections: Annotated[int, Field(ge=1, le=1024)] = 128
@@ -158,7 +158,7 @@ class S3Settings(Backend):
         )
         spool = self._state(url or "", shown)
         journal = Journal(spool) if isinstance(spool, StateDirectory) else None
-        return S3Filesystem(store, shown, Budget(self.memory), spool, local, journal)
+        return S3Filesystem(store, shown, Memory(self.memory), spool, local, journal)
 
     def _state(self, url: str, shown: S3Options) -> Spool:
         """Return the state directory; in sync mode, files without names where there can be none."""
