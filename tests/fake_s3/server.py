@@ -92,6 +92,8 @@ class FakeS3:
             if not self.heeds_conditions and asked.method == "GET":
                 others = {name: value for name, value in asked.headers.items() if name != "if-match"}
                 asked = replace(asked, headers=others)
+            if asked.raw_path.split("/")[1] != BUCKET:
+                raise RefusedError(404, "NoSuchBucket")
             return answer(self.bucket, asked if heeds_ranges else replace(asked, headers={}))
         except RefusedError as error:
             return refused(error, asked.method)

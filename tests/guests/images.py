@@ -74,6 +74,11 @@ class GuestImages:
         place, _ = self._image("headers-sid")
         return place / "usr/include"
 
+    def ceph(self) -> Path:
+        """Find the root directory in which Debian sid's Ceph was unpacked. Raises MissingImageError."""
+        place, _ = self._image("ceph-sid")
+        return place / "root"
+
     def _image(self, name: str) -> tuple[Path, str]:
         place = self._directory / name
         if not (place / "release").exists():

@@ -275,7 +275,10 @@ class Committer:
 
     async def _upload(self, key: str, contents: Contents, headers: Headers, nonce: str, size: int) -> Written:
         """Write a large file in parts; ranges that did not change are copied by the store itself."""
-        can_copy = contents.etag is not None and self._store.capabilities.copy_part
+        can = self._store.capabilities
+        # Where the source's version is not heeded, the completion's condition must tell that it has changed.
+        sure = can.conditional_copy_part or self._is_careful
+        can_copy = contents.etag is not None and can.copy_part and sure
         plan = list(_plan(contents, size, can_copy=can_copy))
         return await self._in_parts(key, headers, nonce, plan, contents.etag, contents)
 

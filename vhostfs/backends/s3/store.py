@@ -44,6 +44,8 @@ class Capabilities:
     multipart: bool = True
     copy_part: bool = True
     """A part may be a range of an object that is there."""
+    conditional_copy_part: bool = True
+    """Such a part heeds If-Match on its source."""
     replace_metadata: bool = True
     """A copy onto itself may replace the metadata."""
     rename: bool = False

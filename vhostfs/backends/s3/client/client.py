@@ -347,16 +347,25 @@ class S3Client:
 
     async def uploads(self, prefix: str = "") -> Sequence[Upload]:
         """Return all uploads under way (ListMultipartUploads)."""
+        try:
+            return await self._uploads(prefix, encoded=True)
+        except documents.UntoldEncodingError:  # Ceph encodes keys without a word
+            return await self._uploads(prefix, encoded=False)
+
+    async def _uploads(self, prefix: str, *, encoded: bool) -> Sequence[Upload]:
         found: list[Upload] = []
         marker: tuple[str, str] | None = ("", "")
         while marker is not None:
-            parameters = [("uploads", ""), ("encoding-type", "url"), ("prefix", prefix)]
+            parameters = [("uploads", ""), ("prefix", prefix)]
+            if encoded:
+                parameters.append(("encoding-type", "url"))
             if marker[0]:
                 parameters += [("key-marker", marker[0]), ("upload-id-marker", marker[1])]
             operation = Operation(
                 "ListMultipartUploads", "listing uploads", "GET", "", encoded_query(parameters)
             )
-            uploads, following = documents.uploads(bytes((await self._performer.perform(operation)).body))
+            response = await self._performer.perform(operation)
+            uploads, following = documents.uploads(bytes(response.body), wants_encoding=encoded)
             found += uploads
             marker = _onward(marker, following)
         return found

@@ -22,6 +22,10 @@ from vhostfs.backends.s3.store import BrokenAnswerError, Listed, Page, Part, Upl
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?\d*Z?$")
 
 
+class UntoldEncodingError(BrokenAnswerError):
+    """Keys are perhaps encoded, and perhaps not: the server does not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """An error document."""
@@ -110,11 +114,16 @@ def parts(document: bytes) -> tuple[list[Part], str | None]:
     return found, _text(root, "NextPartNumberMarker") if more else None
 
 
-def uploads(document: bytes) -> tuple[list[Upload], tuple[str, str] | None]:
-    """Return uploads under way, and the markers of the next page (ListMultipartUploadsResult)."""
+def uploads(document: bytes, *, wants_encoding: bool = True) -> tuple[list[Upload], tuple[str, str] | None]:
+    """Return uploads under way, and the markers of the next page (ListMultipartUploadsResult).
+
+    UntoldEncodingError where encoding was asked for, and a key can be read both ways.
+    """
     root = parse(document)
     _expect(root, "ListMultipartUploadsResult")
     encoded = _text(root, "EncodingType") == "url"
+    if wants_encoding and not encoded and any("%" in _text(each, "Key") for each in _each(root, "Upload")):
+        raise UntoldEncodingError("a listing of uploads does not say how its keys are encoded")
     found = [
         Upload(
             _key(_text(element, "Key"), encoded),
