@@ -8,6 +8,7 @@ import pytest
 
 from tests.stores.servers import Place
 from vhostfs.backends.s3.store import (
+    BucketError,
     ConditionError,
     ConflictError,
     DeniedError,
@@ -204,7 +205,7 @@ async def test_what_is_not_there_is_told(place: Place, store: ObjectStore) -> No
         await store.copy("key", "copy")
     lost = place.make_lost()
     for call in (lost.list(), lost.put("key", [b"x"]), read(lost, "key", 0, 1)):
-        with pytest.raises(MissingError):
+        with pytest.raises(BucketError):
             await call
 
 

@@ -48,6 +48,21 @@ def test_a_page_that_is_none_is_refused(document: bytes) -> None:
         documents.page(document)
 
 
+@pytest.mark.parametrize("key", ["a%20b", "a b"])
+def test_a_listing_of_uploads_that_can_be_read_both_ways_is_not_read(key: str) -> None:
+    """Ceph encodes keys, and does not say so."""
+    listing = "<ListMultipartUploadsResult>{told}<Upload><Key>{key}</Key><UploadId>u</UploadId>" + (
+        "<Initiated>2026-11-21T01:02:03Z</Initiated></Upload></ListMultipartUploadsResult>"
+    )
+    told = listing.format(told="<EncodingType>url</EncodingType>", key=key).encode()
+    untold = listing.format(told="", key=key).encode()
+    assert [each.key for each in documents.uploads(told)[0]] == ["a b"]
+    assert [each.key for each in documents.uploads(untold, wants_encoding=False)[0]] == [key]
+    if "%" in key:
+        with pytest.raises(documents.UntoldEncodingError):
+            documents.uploads(untold)
+
+
 @given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: f"<Error>{text}</Error>".encode()))
 def test_whatever_a_server_sends_ends_in_a_document_or_in_an_error_of_the_stores(document: bytes) -> None:
     """Nothing else is raised."""

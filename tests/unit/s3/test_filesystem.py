@@ -8,13 +8,19 @@ import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
 
 import pytest
 
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
-from tests.unit.s3.conftest import MakeFilesystem
-from vhostfs.backends.s3.options import Metadata
+from tests.unit.s3.conftest import MakeClient, MakeFilesystem
+from vhostfs.backends.s3.committing import Conflict
+from vhostfs.backends.s3.filesystem import S3Filesystem
+from vhostfs.backends.s3.options import Metadata, S3Options
+from vhostfs.backends.s3.reading import Budget
+from vhostfs.backends.s3.spool import Spool
+from vhostfs.backends.s3.store import Capabilities
 from vhostfs.fuse_abi.structures import SetattrIn
 from vhostfs.testing import Client, mount
 
@@ -144,12 +150,47 @@ async def test_a_large_file_is_changed_without_being_sent_again(client: Client, 
     await client.release(node, handle)
 
 
+@pytest.mark.parametrize("conflict", Conflict)
+async def test_a_store_that_overlooks_the_version_copies_only_where_a_later_condition_tells(
+    make_client: MakeClient, server: FakeS3, tmp_path: Path, conflict: Conflict
+) -> None:
+    """Else what is copied might be of another version than what stays."""
+    server.bucket.put("big", bytes(40 * MIB), {})
+    store = make_client(capabilities=Capabilities(conditional_copy_part=False))
+    filesystem = S3Filesystem(store, S3Options(conflict=conflict), Budget(64 * MIB), Spool(tmp_path))
+    async with mount(filesystem) as client:
+        node = (await client.lookup(client.root, "big")).nodeid
+        handle = (await client.open_node(node, os.O_RDWR)).fh
+        await client.write(node, handle, 20 * MIB, b"changed")
+        await client.flush(node, handle)
+        await client.release(node, handle)
+    assert server.bucket.objects["big"].data[20 * MIB :].startswith(b"changed")
+    assert bool(server.requests["UploadPartCopy"]) == (conflict is not Conflict.LAST_WRITER_WINS)
+
+
 async def test_a_file_that_is_read_on_is_fetched_ahead(client: Client, server: FakeS3) -> None:
     """In few requests; and what is read is what is there."""
     data = os.urandom(10 * MIB)
     server.bucket.put("big", data, {})
     assert await client.read_bytes("/big") == data
     assert server.requests["GetObject"] <= 12
+
+
+async def test_who_reads_far_ahead_takes_nothing_from_who_reads_behind(
+    client: Client, server: FakeS3
+) -> None:
+    """What is fetched for one is not given up because another is past it."""
+    data = os.urandom(MIB) * 20
+    server.bucket.put("big", data, {})
+    node = (await client.lookup(client.root, "big")).nodeid
+    handle = (await client.open_node(node)).fh
+    for offset in range(0, 4 * MIB, MIB):
+        assert await client.read(node, handle, offset, MIB) == data[offset : offset + MIB]
+    server.latency = 0.01
+    offsets = [number * MIB for number in range(4, 20)]
+    found = await asyncio.gather(*(client.read(node, handle, offset, MIB) for offset in offsets))
+    assert [each == data[:MIB] for each in found] == [True] * len(offsets)
+    await client.release(node, handle)
 
 
 async def test_scattered_reads_fetch_what_they_ask_for(client: Client, server: FakeS3) -> None:

@@ -148,7 +148,9 @@ class Operations(Filesystem[Handle]):
             return
         if directory.is_local:
             return  # it is on its way
-        if not await self._has_children(directory):
+        # Its own object may be there, and nobody have asked for it yet.
+        page = await self._store.list(self._names.key(directory), limit=1)
+        if not page.objects and not page.prefixes:
             directory.pending = True
             await self._commits.settle(directory)
 
