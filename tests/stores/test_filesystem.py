@@ -13,9 +13,9 @@ import pytest
 
 from tests.stores.servers import Place
 from tests.stores.test_objects import read
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.options import S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ObjectStore
 from vhostfs.filesystem import Attr
@@ -35,7 +35,7 @@ def mounted(place: Place, tmp_path: Path) -> Mount:
 
     def make() -> AbstractAsyncContextManager[Client]:
         options = S3Options(seconds=0.0)
-        return mount(S3Filesystem(place.make(), options, Budget(64 * MIB), Spool(tmp_path)))
+        return mount(S3Filesystem(place.make(), options, Memory(64 * MIB), Spool(tmp_path)))
 
     return make
 

@@ -15,10 +15,10 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient, MakeFilesystem
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.options import Metadata, S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import Capabilities
 from vhostfs.fuse_abi.structures import SetattrIn
@@ -157,7 +157,7 @@ async def test_a_store_that_overlooks_the_version_copies_only_where_a_later_cond
     """Else what is copied might be of another version than what stays."""
     server.bucket.put("big", bytes(40 * MIB), {})
     store = make_client(capabilities=Capabilities(conditional_copy_part=False))
-    filesystem = S3Filesystem(store, S3Options(conflict=conflict), Budget(64 * MIB), Spool(tmp_path))
+    filesystem = S3Filesystem(store, S3Options(conflict=conflict), Memory(64 * MIB), Spool(tmp_path))
     async with mount(filesystem) as client:
         node = (await client.lookup(client.root, "big")).nodeid
         handle = (await client.open_node(node, os.O_RDWR)).fh
