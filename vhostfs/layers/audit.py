@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final
 
@@ -31,6 +32,8 @@ logger: Final = logging.getLogger("vhostfs.audit")
 
 _DATA: Final = frozenset({"read", "write", "copy_file_range"})
 _BATCH: Final = 1024
+_TOGETHER_SECONDS: Final = 0.01
+"""How long lines wait for others to be written with them: to wake the thread costs more than a line."""
 _COMPLAINTS_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 5.0
 
@@ -44,9 +47,11 @@ class Lines:
     def __init__(self, write: Write, pending: int) -> None:
         self._write = write
         self._pending = pending
+        self._many = min(_BATCH, (pending + 1) // 2)
         self._lines: deque[str] = deque()
         self._missing = 0
         self._busy = False
+        self._flushing = 0
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
         self._complained = -float(_COMPLAINTS_SECONDS)
@@ -54,20 +59,24 @@ class Lines:
     def add(self, line: str) -> None:
         """Have a line written soon, or count it as missing. Never waits for a disk."""
         with self._changed:
-            if len(self._lines) >= self._pending:
+            waiting = len(self._lines)
+            if waiting >= self._pending:
                 self._missing += 1
                 return
             self._lines.append(line)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="vhostfs-audit", daemon=True)
                 self._thread.start()
-            elif not self._busy:
+            elif waiting in {0, self._many - 1}:
                 self._changed.notify_all()
 
     def flush(self, seconds: float) -> None:
         """Wait until all lines are written, or until the time is over."""
         with self._changed:
+            self._flushing += 1
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._lines and not self._busy and not self._missing, seconds)
+            self._flushing -= 1
 
     def _run(self) -> None:
         while True:
@@ -75,6 +84,7 @@ class Lines:
                 self._busy = False
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._lines or self._missing)
+                self._changed.wait_for(self._is_time, _TOGETHER_SECONDS)
                 self._busy = True
                 batch = [self._lines.popleft() for _ in range(min(len(self._lines), _BATCH))]
                 missing = 0
@@ -86,6 +96,9 @@ class Lines:
                 self._write(batch)
             except OSError as error:
                 self._lost(len(batch), error)
+
+    def _is_time(self) -> bool:
+        return self._flushing > 0 or len(self._lines) >= self._many
 
     def _lost(self, count: int, error: OSError) -> None:
         now = time.monotonic()
@@ -118,7 +131,7 @@ class Audit[H](Intercepted[H]):
         """Write the lines of what is selected."""
         self._operations = selection.operations
         self._selection = selection
-        self._name = name
+        self._mount = f', "mount": {_quoted(name)}' if name else ""
         self._lines = lines
         super().__init__(inner)
 
@@ -130,9 +143,9 @@ class Audit[H](Intercepted[H]):
             return None
         paths = self.subjects(operation, arguments)
         matches = self._selection.matches_path
-        if not any(matches(path) for path in paths):
-            return None
-        return time.perf_counter_ns(), paths
+        if matches(paths[0]) or (len(paths) > 1 and matches(paths[1])):
+            return time.perf_counter_ns(), paths
+        return None
 
     def after(
         self,
@@ -146,16 +159,17 @@ class Audit[H](Intercepted[H]):
         if context is None:
             return
         begun, paths = context
-        line: dict[str, Any] = {"time": time.time(), "operation": operation, "path": paths[0]}
-        if self._name:
-            line["mount"] = self._name
-        if len(paths) > 1:
-            line["to"] = paths[1]
-        line.update(uid=caller.uid, gid=caller.gid, pid=caller.pid, result=_result(answer))
+        to = f', "to": {_quoted(paths[1])}' if len(paths) > 1 else ""
+        count = ""
         if operation in _DATA and not isinstance(answer, BaseException):
-            line["bytes"] = answer if isinstance(answer, int) else memoryview(answer).nbytes
-        line["microseconds"] = (time.perf_counter_ns() - begun) // 1000
-        self._lines.add(json.dumps(line))
+            count = f', "bytes": {answer if isinstance(answer, int) else memoryview(answer).nbytes}'
+        # Put together by hand, which takes a fifth of what json.dumps does.
+        self._lines.add(
+            f'{{"time": {time.time()!r}, "operation": "{operation}", "path": {_quoted(paths[0])}'
+            f'{self._mount}{to}, "uid": {caller.uid}, "gid": {caller.gid}, "pid": {caller.pid}, '
+            f'"result": "{_result(answer)}"{count}, '
+            f'"microseconds": {(time.perf_counter_ns() - begun) // 1000}}}'
+        )
 
     async def destroy(self) -> None:
         """End, and see the lines written, if that takes no more than seconds."""
@@ -164,11 +178,13 @@ class Audit[H](Intercepted[H]):
 
 
 def _result(answer: Any) -> str:
+    if not isinstance(answer, BaseException):
+        return "ok"
     if isinstance(answer, OSError):
         return errno.errorcode.get(answer.errno or errno.EIO, str(answer.errno))
     if isinstance(answer, asyncio.CancelledError):
         return "EINTR"
-    return "EIO" if isinstance(answer, BaseException) else "ok"
+    return "EIO"
 
 
 @dataclass(frozen=True, slots=True)

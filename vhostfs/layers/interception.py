@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import stat
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -29,6 +28,11 @@ GIVING_UP: Final = frozenset({"release", "releasedir", "flush"})
 """The operations by which the kernel gives something up: refusing one gains nothing."""
 
 _EXCHANGE: Final = int(RenameFlags.EXCHANGE)
+
+
+def _is_awaitable(answer: object) -> bool:
+    """Tell what inspect.isawaitable does of all but generators, in a tenth of its time."""
+    return hasattr(type(answer), "__await__")
 
 
 class Intercepted[H](Wrapper[H]):
@@ -84,14 +88,14 @@ class Intercepted[H](Wrapper[H]):
 
         def intercepted(caller: Caller, *arguments: Any) -> Any:
             context = before(operation, caller, arguments)
-            if context is not None and inspect.isawaitable(context):
+            if context is not None and _is_awaitable(context):
                 return later(caller, arguments, context)
             try:
                 answer = method(caller, *arguments)
             except BaseException as error:
                 after(operation, caller, arguments, context, error)
                 raise
-            if inspect.isawaitable(answer):
+            if _is_awaitable(answer):
                 return awaited(caller, arguments, context, answer)
             return finished(caller, arguments, context, answer)
 
@@ -102,7 +106,7 @@ class Intercepted[H](Wrapper[H]):
             except BaseException as error:
                 after(operation, caller, arguments, context, error)
                 raise
-            if inspect.isawaitable(answer):
+            if _is_awaitable(answer):
                 return await awaited(caller, arguments, context, answer)
             return finished(caller, arguments, context, answer)
 

@@ -17,7 +17,7 @@ _DEEPEST: Final = 4096
 class Known:
     """A node that the kernel knows, or that is on the way to one. Equal to itself alone."""
 
-    __slots__ = ("children", "denied", "held", "is_directory", "last", "names", "node", "version")
+    __slots__ = ("children", "denied", "held", "is_directory", "last", "names", "node", "path", "version")
 
     def __init__(self, node: int) -> None:
         self.node = node
@@ -31,6 +31,8 @@ class Known:
         self.denied: dict[str, int] | None = None
         """A layer's own: what it found out about the node's names, good for Names.version == version."""
         self.version = 0
+        self.path: tuple[int, str] | None = None
+        """Its path, good while Names counts as many moves."""
 
 
 class Names:
@@ -43,6 +45,8 @@ class Names:
         self._children: dict[tuple[Known, str], Known] = {}
         self.version = 0
         """Counts renames of what may be a directory: they change paths of others."""
+        self._moved = 0
+        """Counts changes of names that others lie below."""
 
     def clear(self) -> None:
         """Know nothing but the root."""
@@ -62,7 +66,12 @@ class Names:
     def path(self, node: int) -> str:
         """Return the path of a node by the latest of its names, or by the last that it had."""
         known = self._nodes.get(node)
-        return f"/#{node}" if known is None else _path(known)
+        if known is None:
+            return f"/#{node}"
+        path = known.path
+        if path is None or path[0] != self._moved:
+            path = known.path = self._moved, _path(known)
+        return path[1]
 
     def paths(self, known: Known) -> list[str]:
         """Return the paths of a node by all of its names, or the last that it had."""
@@ -100,6 +109,7 @@ class Names:
         known.held = True
         known.is_directory = False
         known.last = self.path_below(parent, f"#{node}")
+        self._changed(known)
 
     def remove(self, parent: int, name: str) -> None:
         """Take note that a name leads nowhere."""
@@ -144,7 +154,7 @@ class Names:
     def _give(self, known: Known, key: tuple[Known, str]) -> None:
         self._children[key] = known
         known.names[key] = None
-        known.denied = None
+        self._changed(known)
         key[0].children += 1
 
     def _take(self, known: Known, key: tuple[Known, str]) -> None:
@@ -152,8 +162,12 @@ class Names:
             known.last = _joined(_path(key[0]), key[1])
         del self._children[key]
         known.names.pop(key, None)
-        known.denied = None
+        self._changed(known)
         key[0].children -= 1
+
+    def _changed(self, known: Known) -> None:
+        known.denied = known.path = None
+        self._moved += known.children > 0
 
     def _lose(self, known: Known, key: tuple[Known, str]) -> None:
         self._take(known, key)

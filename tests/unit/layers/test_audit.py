@@ -70,6 +70,23 @@ async def test_a_line_tells_who_did_what_to_what_with_which_result() -> None:
 
 
 @pytest.mark.vhostfs_quiet
+async def test_lines_are_written_as_json_writes_objects() -> None:
+    written: list[str] = []
+
+    async def work(client: Client) -> None:
+        for name in ('"quoted\\"', "l\u00e9ger \U0001f600", "\udcff\n\x00\x7f".replace("\0", "")):
+            await client.write_bytes(f"/{name}", b"content")
+            assert await client.read_bytes(f"/{name}") == b"content"
+            await client.rename(f"/{name}", "/moved")
+
+    lines = Lines(written.extend, 1000)
+    async with mount(Audit(memory(), lines, EVERYTHING, name='a "name"')) as client:
+        await work(client)
+    assert {"path", "mount", "to", "bytes"} <= {key for line in written for key in json.loads(line)}
+    assert written == [json.dumps(json.loads(line)) for line in written]
+
+
+@pytest.mark.vhostfs_quiet
 async def test_paths_are_those_of_the_moment_also_of_open_and_removed_files() -> None:
     async def work(client: Client) -> None:
         await client.mkdir("/d")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vhostfs.layers.names import Names
 
@@ -86,3 +90,34 @@ def test_what_a_guest_forgets_in_whatever_order_is_found_again_by_its_path(names
 def test_a_file_that_never_had_a_name_is_in_its_directory(names: Names) -> None:
     names.add_unnamed(4, 7)
     assert names.path(7) == "/d/e/#7"
+
+
+NODE = st.integers(1, 6)
+NAME = st.sampled_from("abc")
+CHANGES = st.one_of(
+    st.tuples(st.just("add"), NODE, NAME, NODE, st.booleans()),
+    st.tuples(st.just("rename"), NODE, NAME, NODE, NAME, st.booleans()),
+    st.tuples(st.just("remove"), NODE, NAME),
+    st.tuples(st.just("forget"), NODE),
+    st.tuples(st.just("add_unnamed"), NODE, NODE),
+)
+
+
+def change(names: Names, operation: str, *arguments: Any) -> None:
+    if operation == "add":
+        names.add(*arguments[:-1], is_directory=arguments[-1])
+    elif operation == "rename":
+        names.rename(*arguments[:-1], exchange=arguments[-1])
+    else:
+        getattr(names, operation)(*arguments)
+
+
+@given(st.lists(CHANGES, max_size=12))
+def test_a_path_is_the_same_whether_it_was_asked_for_before_or_not(changes: list[tuple[Any, ...]]) -> None:
+    asked, unasked = Names(), Names()
+    for each in changes:
+        change(asked, *each)
+        change(unasked, *each)
+        for node in range(1, 7):
+            asked.path(node)
+    assert [asked.path(node) for node in range(1, 7)] == [unasked.path(node) for node in range(1, 7)]
