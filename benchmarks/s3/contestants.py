@@ -43,12 +43,14 @@ def vhostfs(name: str = "vhostfs", **settings: object) -> Contestant:
     def command(place: Place) -> list[str]:
         secret = place.work / "secret"
         secret.write_text(place.store.secret)
+        state = place.work / "state"
+        state.mkdir()
         told = {
             "bucket": place.store.bucket,
             "endpoint": place.store.url,
             "access_key": place.store.access_key,
             "secret_key_file": secret,
-            "spool_dir": place.work,
+            "state_dir": state,
             **settings,
         }
         lines = "".join(f"        {key}: {value}\n" for key, value in told.items())

@@ -12,6 +12,7 @@ from benchmarks.s3.contestants import PEERS, RCLONE_TUNED, S3FS, Contestant, Mou
 from benchmarks.s3.measuring import Measured
 
 VHOSTFS: Final = vhostfs()
+WRITEBACK: Final = vhostfs(write="writeback")
 EVERYBODY: Final = (VHOSTFS, *PEERS)
 GIB: Final = 1 << 30
 
@@ -39,6 +40,8 @@ class Work:
     contestants: Sequence[Contestant] = EVERYBODY
     once: bool = False
     """It takes so long, and so much longer for some than for others, that one round says enough."""
+    again: bool = False
+    """Ours does it on another mount before: what it leaves in the bucket is there when it is measured."""
 
 
 @dataclass(slots=True)
@@ -69,6 +72,10 @@ class Figure:
     """At most, whatever the others take."""
 
 
+def _create_16(mounted: Mounted, inputs: Inputs) -> tuple[float, Measured]:
+    return writing.create(mounted, 16, inputs.directory)
+
+
 def _posix(mounted: Mounted, inputs: Inputs) -> tuple[float, Measured]:
     return naming.list_all(mounted, posix=True)
 
@@ -88,16 +95,20 @@ WORKS: Final = (
     Work("scattered-16", lambda mounted, inputs: reading.scattered(mounted, 16, inputs.number)),
     Work("small", lambda mounted, _: reading.small_files(mounted, 1)),
     Work("small-16", lambda mounted, _: reading.small_files(mounted, 16)),
-    Work("create", lambda mounted, inputs: writing.create(mounted, 1, inputs.directory)),
-    Work("create-16", lambda mounted, inputs: writing.create(mounted, 16, inputs.directory)),
+    Work("create", lambda mounted, inputs: writing.create(mounted, 1, inputs.directory), (VHOSTFS, S3FS)),
+    Work("create-16", _create_16, (VHOSTFS, S3FS)),
+    Work("create-writeback", _create_16, (WRITEBACK, *PEERS)),
     Work(
         "list",
         lambda mounted, _: naming.list_all(mounted, posix=False),
         (vhostfs(metadata="none"), RCLONE_TUNED),
     ),
-    Work("list-posix", _posix, (vhostfs(metadata="full"), S3FS), once=True),
+    Work("list-posix", _posix, (vhostfs(metadata="full"),), once=True),
+    Work("list-index", _posix, (vhostfs(metadata="full"), S3FS), once=True, again=True),
     Work("untar", _untar, (VHOSTFS, S3FS), once=True),
-    Work("clone", _clone, (VHOSTFS, S3FS, RCLONE_TUNED), once=True),
+    Work("untar-writeback", _untar, (WRITEBACK,)),
+    Work("clone", _clone, (VHOSTFS, S3FS), once=True),
+    Work("clone-writeback", _clone, (WRITEBACK, RCLONE_TUNED)),
 )
 
 
@@ -134,8 +145,8 @@ FIGURES: Final = (
     ),
     Figure("list, read 1,000 of 4 KiB, 1 thread, files/s", "small"),
     Figure("list, read 1,000 of 4 KiB, 16 threads, files/s", "small-16", ratio=3),
-    Figure("create of 4 KiB, 1 thread, files/s", "create"),
-    Figure("create of 4 KiB, 16 threads, files/s", "create-16", ratio=5),
+    Figure("create of 4 KiB, `sync`, 1 thread, files/s", "create"),
+    Figure("create of 4 KiB, `sync`, 16 threads, files/s", "create-16", ratio=5),
     Figure(
         "the same, requests a file",
         "create-16",
@@ -143,16 +154,19 @@ FIGURES: Final = (
         less_is_better=True,
         digits=2,
     ),
+    Figure("create of 4 KiB, `writeback`, 16 threads, files/s", "create-writeback"),
     Figure("`ls -l` of 10,000 as listed, s", "list", less_is_better=True, digits=2),
     Figure(
-        "`ls -l` of 10,000 with own modes and owners, s",
+        "`ls -l` of 10,000, own attributes, for the first time, s",
         "list-posix",
         less_is_better=True,
         digits=2,
-        ratio=20,
     ),
-    Figure("untar of 300, s", "untar", less_is_better=True, digits=2),
-    Figure("git clone of 300, s", "clone", less_is_better=True, digits=2, bound=15),
+    Figure("`ls -l` of 10,000, own attributes, s", "list-index", less_is_better=True, digits=2, ratio=20),
+    Figure("untar of 300, `sync`, s", "untar", less_is_better=True, digits=2),
+    Figure("untar of 300, `writeback`, s", "untar-writeback", less_is_better=True, digits=2),
+    Figure("git clone of 300, `sync`, s", "clone", less_is_better=True, digits=2, bound=15),
+    Figure("git clone of 300, `writeback`, s", "clone-writeback", less_is_better=True, digits=2, bound=4),
 )
 
 Samples = Mapping[str, Mapping[str, Sequence[Sample]]]

@@ -16,7 +16,7 @@ from benchmarks.s3.measuring import WrongResultError
 from benchmarks.s3.report import S3Comparison
 
 MACHINE = {"processor": "2 of some", "kernel": "6.18", "file system": "tmpfs", "load": "0.1"}
-QUICK = ("scattered-16", "small-16", "create-16", "untar", "clone")
+QUICK = ("scattered-16", "small-16", "create-16", "untar-writeback", "clone-writeback")
 mounts = pytest.mark.skipif(
     os.getuid() != 0 or not Path("/dev/fuse").exists(),
     reason="mounting on this host needs root and /dev/fuse",
@@ -65,7 +65,7 @@ def test_what_falls_short_of_its_goal_is_in_bold(tmp_path: Path) -> None:
             "s3fs": [Sample(400.0, cpu=0.3), Sample(350.0, cpu=0.3)],
             "rclone": [Sample(failure="wrong"), Sample(failure="wrong")],
         },
-        "list-posix": {"vhostfs": [Sample(0.5)], "s3fs": [Sample(20.0)]},
+        "list-index": {"vhostfs": [Sample(0.5)], "s3fs": [Sample(20.0)]},
     }
     kept, document = tmp_path / "kept", tmp_path / "document.md"
     S3Comparison(MACHINE, samples).save(kept)
