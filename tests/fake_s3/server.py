@@ -7,7 +7,7 @@ import email.utils
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, MutableSequence
+from collections.abc import AsyncIterator, Callable, MutableSequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -56,7 +56,15 @@ class FakeS3:
         self.tls = tls
         self.began_body = asyncio.Event()
         """A part of a body was sent, and more is to come."""
+        self.watch: Callable[[str, bool], None] | None = None
+        """Told of each request by its operation: when it has come, and when it was carried out."""
+        self.came = asyncio.Event()
+        """Set and cleared again when a request has come."""
         self.open: set[_Connection] = set()
+
+    async def changed(self) -> None:
+        """Return when the next request has come."""
+        await self.came.wait()
 
     @property
     def url(self) -> str:
@@ -175,9 +183,13 @@ class _Connection(asyncio.Protocol):
         name = operation(asked)
         server.requests[name] += 1
         server.asked.append(asked)
+        server.came.set()
+        server.came.clear()
         server.busy += 1
         server.busiest = max(server.busiest, server.busy)
         try:
+            if server.watch is not None:
+                server.watch(name, False)
             if server.latency:
                 await asyncio.sleep(server.latency)
             await self._answer(asked, server.take_fault(name))
@@ -193,6 +205,8 @@ class _Connection(asyncio.Protocol):
             return
         else:
             found = self._server.perform(asked, heeds_ranges=kind is not Kind.WHOLE)
+            if self._server.watch is not None:
+                self._server.watch(operation(asked), True)
         if fault is not None and kind is Kind.LATE_STATUS:
             found = refused(RefusedError(fault.status, fault.code), asked.method)
         elif kind is Kind.LATE_DROP:

@@ -234,8 +234,10 @@ class Committer:
             node.pending = True
             raise
         node.etag = written.etag
+        node.times_set = False
         if node.contents is not None:
             node.contents.etag = written.etag
+            node.contents.forget_reader()
         self._namespace.believe(node)
 
     async def _put(self, key: str, body: Sequence[memoryview], headers: Headers, etag: str | None) -> Written:

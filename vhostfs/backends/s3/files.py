@@ -68,7 +68,7 @@ class FileOperations(Operations):
         handle = _held(handle)
         target = Target(buffer.segments)
         try:
-            count = await handle.contents.read(offset, target)
+            count = await self._read(handle, offset, target)
         except ConditionError:
             if handle.answered or handle.contents.changed or handle.node.gone:
                 raise
@@ -78,6 +78,18 @@ class FileOperations(Operations):
             fail(errno.EIO)
         handle.answered = True
         return count
+
+    async def _read(self, handle: Handle, offset: int, target: Target) -> int:
+        """Read; once more where it was a commit of ours that has replaced the object."""
+        contents = handle.contents
+        while True:
+            etag = contents.etag
+            try:
+                return await contents.read(offset, target)
+            except ConditionError:
+                async with self._commits.lock(handle.node):
+                    if contents.etag == etag:
+                        raise
 
     async def write(
         self,

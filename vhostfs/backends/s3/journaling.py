@@ -55,7 +55,9 @@ class Journaling:
         contents = node.contents
         if contents is not None and (contents.changed or contents.sending):
             await self._promise_data(node, contents)
-        elif node.pending and not node.gone:
+        elif (
+            node.pending and not node.gone and (node.intent is None or node.intent.entered is not node.posix)
+        ):
             number = node.intent.number if node.intent is not None else secrets.token_hex(8)
             intent = self._intent(node, number)
             intent.body = body or intent.body
@@ -63,6 +65,10 @@ class Journaling:
         await self.journal.durable()
 
     async def _promise_data(self, node: Node, contents: Contents) -> None:
+        old = node.intent
+        same = old is not None and old.has_data and old.size == contents.size and old.entered is node.posix
+        if same and not contents.unjournaled:
+            return  # it is known already
         fresh, contents.unjournaled = contents.unjournaled, Ranges()
         try:
             filed = fresh.count(0, SIZE_MAXIMUM) > INLINE_MAXIMUM
@@ -104,6 +110,7 @@ class Journaling:
         intent.key = self._names.key(node)
         intent.etag = node.etag
         intent.headers = None if node.posix is None else encoded(node.posix)
+        intent.entered = node.posix
         intent.size, intent.has_data = node.size, contents is not None and number == _number(contents)
         if contents is not None and intent.has_data:
             intent.etag = contents.etag

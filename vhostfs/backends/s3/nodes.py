@@ -41,6 +41,7 @@ class Node:
 
     __slots__ = (
         "children",
+        "committing",
         "contents",
         "error",
         "etag",
@@ -75,6 +76,8 @@ class Node:
         self.posix: PosixMetadata | None = None
         self.pending = False
         """Its attributes were changed and are not in the bucket yet."""
+        self.committing = False
+        """Its changes are on their way to the bucket."""
         self.times_set = False
         """Somebody has set its times since its data was last in the bucket."""
         self.intent: Intent | None = None
@@ -100,9 +103,14 @@ class Node:
         return self.type == stat.S_IFDIR
 
     @property
-    def is_local(self) -> bool:
-        """Tell whether something of it is not in the bucket yet."""
+    def is_changed(self) -> bool:
+        """Tell whether something of it is to be brought to the bucket."""
         return self.pending or (self.contents is not None and self.contents.changed)
+
+    @property
+    def is_local(self) -> bool:
+        """Tell whether something of it is not in the bucket yet, or on its way."""
+        return self.committing or self.is_changed
 
     @property
     def has_local(self) -> bool:

@@ -135,9 +135,9 @@ class Commits:
 
     async def now(self, node: Node) -> None:
         """Commit all changes of a file or directory; raise StoreError, and keep them."""
-        if node.number in self._locks or (node.is_local and not node.gone):
+        if node.number in self._locks or (node.is_changed and not node.gone):
             async with self.lock(node):
-                if node.is_local and not node.gone:
+                if node.is_changed and not node.gone:
                     await self._commit(node)
 
     async def settle(self, node: Node) -> None:
@@ -172,7 +172,11 @@ class Commits:
             await self.promise(node, body)
             return
         async with self.lock(node):
-            await self._committer.make(node, body)
+            node.committing = True
+            try:
+                await self._committer.make(node, body)
+            finally:
+                node.committing = False
 
     async def soon(self, node: Node) -> None:
         """Commit attributes when no more changes have come for a moment: they often come one by one."""
@@ -235,11 +239,14 @@ class Commits:
         """Commit a file whose lock is held."""
         journaling = self._journaling
         before = journaling.journal.next_sequence() if journaling is not None else 0
+        node.committing = True
         try:
             await self._committer.commit(node)
         except ConditionError as error:
             if not await self._resolve(node, error):
                 raise
+        finally:
+            node.committing = False
         self._waiting.pop(node.number, None)
         node.error = None
         if journaling is not None:

@@ -44,6 +44,8 @@ class Intent:
     """The object is being deleted: if it has gone, so has this."""
     conflict: str = ""
     """Why it cannot be brought to the bucket any more: somebody else has written there."""
+    entered: object = field(default=None, compare=False)
+    """The metadata that was entered last, to see whether it is still the same."""
     recovered: bool = field(default=False, compare=False)
     """It was found in a journal: its commit may have happened already."""
 

@@ -1,0 +1,308 @@
+"""What is promised to who closes a file: it outlives the daemon, and reaches the bucket once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_s3.faults import Kind
+from tests.fake_s3.server import FakeS3
+from tests.unit.s3.conftest import MakeClient
+from vhostfs.backends.s3.committing import Conflict
+from vhostfs.backends.s3.filesystem import S3Filesystem
+from vhostfs.backends.s3.journal.journal import LOG, Journal
+from vhostfs.backends.s3.journal.state import StateDirectory
+from vhostfs.backends.s3.options import S3Options
+from vhostfs.backends.s3.reading import Budget
+from vhostfs.backends.s3.scheduling import Write
+from vhostfs.errors import StartError
+from vhostfs.testing import Client, mount
+
+pytestmark = pytest.mark.anyio
+
+DATA = bytes(range(251)) * 4
+MIB = 1 << 20
+
+type Mounted = Callable[..., Any]
+
+
+@pytest.fixture
+def mounted(make_client: MakeClient, tmp_path: Path) -> Mounted:
+    """Return what mounts the bucket with a state directory."""
+
+    @asynccontextmanager
+    async def mounted(
+        state: Path = tmp_path / "state", write: Write = Write.WRITEBACK, **options: Any
+    ) -> AsyncIterator[tuple[Client, S3Filesystem]]:
+        directory = StateDirectory(state, "store", "bucket", "", make=True)
+        journal = Journal(directory)
+        filesystem = S3Filesystem(
+            make_client(), S3Options(write=write, **options), Budget(64 * MIB), directory, None, journal
+        )
+        async with mount(filesystem) as client:
+            yield client, filesystem
+        filesystem.close()
+
+    return mounted
+
+
+def _killed(tmp_path: Path) -> Path:
+    """Return a copy of the state directory: what is left of a daemon that is killed now."""
+    found = tmp_path / f"killed-{len(list(tmp_path.iterdir()))}"
+    shutil.copytree(tmp_path / "state", found)
+    return found
+
+
+async def _refused(number: int, call: Awaitable[object]) -> None:
+    with pytest.raises(OSError, match=rf"^\[Errno {number}\]"):
+        await call
+
+
+async def test_what_is_closed_is_there_after_a_crash_and_reaches_the_bucket(
+    mounted: Mounted, server: FakeS3, tmp_path: Path
+) -> None:
+    """At once for who looks, and a moment later for the bucket."""
+    big = os.urandom(300 << 10)
+    async with mounted() as (client, _):
+        await client.mkdir("/d", 0o750)
+        await client.write_bytes("/d/file", DATA, mode=0o640)
+        await client.write_bytes("/d/big", big)
+        await client.symlink("file", "/d/link")
+        assert not server.bucket.objects
+        killed = _killed(tmp_path)
+        for path in ("/d/file", "/d/big", "/d/link"):
+            await client.unlink(path)
+        await client.rmdir("/d")
+    assert not server.bucket.objects
+    async with mounted(killed) as (client, filesystem):
+        assert await client.read_bytes("/d/file") == DATA
+        assert await client.read_bytes("/d/big") == big
+        assert await client.readlink("/d/link") == "file"
+        assert (await client.stat("/d")).mode == stat.S_IFDIR | 0o750
+        await filesystem.recovered()
+        assert sorted(server.bucket.objects) == ["d/", "d/big", "d/file", "d/link"]
+        assert server.bucket.objects["d/file"].data == DATA
+        assert server.bucket.objects["d/file"].headers["x-amz-meta-mode"] == str(stat.S_IFREG | 0o640)
+        assert filesystem.pending().files == 0
+
+
+async def test_fsync_reaches_the_bucket(mounted: Mounted, server: FakeS3) -> None:
+    """And close does not have to."""
+    async with mounted() as (client, _):
+        entry, opened = await client.create_at(client.root, "file", os.O_WRONLY, 0o600)
+        await client.write(entry.nodeid, opened.fh, 0, DATA)
+        await client.flush(entry.nodeid, opened.fh)
+        assert "file" not in server.bucket.objects
+        await client.fsync(entry.nodeid, opened.fh)
+        assert server.bucket.objects["file"].data == DATA
+        await client.release(entry.nodeid, opened.fh)
+
+
+async def test_what_is_renamed_before_it_is_sent_is_one_request(mounted: Mounted, server: FakeS3) -> None:
+    """Over what is there, and what is deleted before is none."""
+    async with mounted() as (client, filesystem):
+        await client.write_bytes("/config", b"old")
+        await filesystem.sync()
+        server.requests.clear()
+        await client.write_bytes("/config.lock", b"new")
+        await client.rename("/config.lock", "/config")
+        await client.write_bytes("/gone", b"gone")
+        await client.unlink("/gone")
+        await filesystem.sync()
+        assert server.requests["PutObject"] == 1
+        assert "CopyObject" not in server.requests
+        assert {key: each.data for key, each in server.bucket.objects.items()} == {"config": b"new"}
+
+
+async def test_a_change_of_a_file_is_promised_over_what_is_there(
+    mounted: Mounted, server: FakeS3, tmp_path: Path
+) -> None:
+    """And shows both after a crash; a truncation, too."""
+    server.bucket.put("file", DATA, {})
+    server.bucket.put("short", DATA, {})
+    async with mounted() as (client, _):
+        node = (await client.lookup(client.root, "file")).nodeid
+        handle = (await client.open_node(node, os.O_RDWR)).fh
+        await client.write(node, handle, 100, b"new")
+        await client.flush(node, handle)
+        await client.truncate("/short", 10)
+        killed = _killed(tmp_path)
+        await client.release(node, handle)
+    server.bucket.put("file", DATA, {})
+    server.bucket.put("short", DATA, {})
+    async with mounted(killed) as (client, filesystem):
+        assert await client.read_bytes("/file") == DATA[:100] + b"new" + DATA[103:]
+        assert await client.read_bytes("/short") == DATA[:10]
+        await filesystem.recovered()
+        assert server.bucket.objects["file"].data == DATA[:100] + b"new" + DATA[103:]
+        assert server.bucket.objects["short"].data == DATA[:10]
+
+
+async def test_what_was_committed_before_the_crash_is_not_committed_again(
+    mounted: Mounted, server: FakeS3, tmp_path: Path
+) -> None:
+    """Its object says whose it is; the journal had not been told."""
+    async with mounted() as (client, filesystem):
+        await client.write_bytes("/file", DATA)
+        killed = _killed(tmp_path)
+        await filesystem.sync()
+    server.requests.clear()
+    async with mounted(killed) as (client, filesystem):
+        await filesystem.recovered()
+        assert await client.read_bytes("/file") == DATA
+        assert filesystem.pending().files == 0
+        assert not filesystem.kept()
+    assert "PutObject" not in server.requests
+
+
+async def test_what_cannot_be_written_is_told_once_and_tried_again(mounted: Mounted, server: FakeS3) -> None:
+    """By the next fsync, whoever closed the file."""
+    async with mounted() as (client, filesystem):
+        await client.write_bytes("/file", DATA)
+        server.fail(Kind.STATUS, "PutObject", status=403, code="AccessDenied", times=1)
+        await _refused(errno.EACCES, filesystem.sync())
+        await client.write_bytes("/file", b"other")
+        await filesystem.sync()
+        assert server.bucket.objects["file"].data == b"other"
+
+
+async def test_who_loses_a_race_is_told_and_keeps_the_data(
+    mounted: Mounted, server: FakeS3, tmp_path: Path
+) -> None:
+    """In the state directory, also after a crash, until somebody discards it."""
+    async with mounted(write=Write.SYNC) as (client, filesystem):
+        server.bucket.put("file", b"base", {})
+        node = (await client.lookup(client.root, "file")).nodeid
+        handle = (await client.open_node(node, os.O_WRONLY | os.O_TRUNC)).fh
+        await client.write(node, handle, 0, b"mine")
+        server.bucket.put("file", b"theirs", {})
+        await _refused(errno.ESTALE, client.flush(node, handle))
+        await client.release(node, handle)
+        assert await client.read_bytes("/file") == b"theirs"
+    async with mounted(write=Write.SYNC) as (client, filesystem):
+        [kept] = filesystem.kept()
+        assert (kept.key, kept.path, kept.size, kept.is_whole) == ("file", "/file", 4, True)
+        assert b"".join(filesystem.kept_data(kept.number)) == b"mine"
+        filesystem.discard_kept(kept.number)
+        assert not filesystem.kept()
+    async with mounted(write=Write.SYNC) as (client, filesystem):
+        assert not filesystem.kept()
+        assert await client.read_bytes("/file") == b"theirs"
+
+
+@pytest.mark.parametrize("write", list(Write))
+async def test_the_loser_of_a_race_becomes_a_file_beside(
+    mounted: Mounted, server: FakeS3, write: Write
+) -> None:
+    """Where that is what was asked for."""
+    server.bucket.put("file", b"base", {})
+    async with mounted(write=write, conflict=Conflict.CONFLICT_COPY) as (client, filesystem):
+        node = (await client.lookup(client.root, "file")).nodeid
+        handle = (await client.open_node(node, os.O_WRONLY | os.O_TRUNC)).fh
+        await client.write(node, handle, 0, b"mine")
+        server.bucket.put("file", b"theirs", {})
+        await client.flush(node, handle)
+        await client.release(node, handle)
+        await filesystem.sync()
+        assert await client.read_bytes("/file") == b"theirs"
+        [other] = [name for name in await client.listdir("/") if name != "file"]
+        assert other.startswith("file.conflict-")
+        assert await client.read_bytes(f"/{other}") == b"mine"
+
+
+async def test_a_large_file_is_sent_while_it_is_written(mounted: Mounted, server: FakeS3) -> None:
+    """And a part that is written again, again; no more is sent at its end than what is missing."""
+    data = bytearray(os.urandom(25 * MIB))
+    async with mounted(write=Write.SYNC) as (client, _):
+        entry, opened = await client.create_at(client.root, "big", os.O_WRONLY, 0o600)
+        for at in range(0, len(data), MIB):
+            await client.write(entry.nodeid, opened.fh, at, bytes(data[at : at + MIB]))
+        while server.requests["UploadPart"] < 3:
+            await server.changed()
+        assert "CompleteMultipartUpload" not in server.requests
+        data[MIB : MIB + 3] = b"new"
+        await client.write(entry.nodeid, opened.fh, MIB, b"new")
+        await client.flush(entry.nodeid, opened.fh)
+        assert server.bucket.objects["big"].data == data
+        assert server.requests["UploadPart"] == 5
+        assert "CopyObject" not in server.requests
+        await client.release(entry.nodeid, opened.fh)
+        assert not server.bucket.uploads
+
+
+async def test_uploads_of_a_daemon_that_was_killed_are_aborted(
+    mounted: Mounted, server: FakeS3, tmp_path: Path
+) -> None:
+    """Those whose names it never came to know, too; others' are left alone."""
+    server.bucket.begin_upload("others", {})
+    async with mounted(write=Write.SYNC) as (client, _):
+        entry, opened = await client.create_at(client.root, "big", os.O_WRONLY, 0o600)
+        for at in range(0, 17 * MIB, MIB):
+            await client.write(entry.nodeid, opened.fh, at, bytes(MIB))
+        while server.requests["UploadPart"] < 2:
+            await server.changed()
+        killed = _killed(tmp_path)
+        await client.release(entry.nodeid, opened.fh)
+    del server.bucket.objects["big"]
+    server.bucket.begin_upload("big", {})
+    log = next(killed.glob(f"*/{LOG}"))
+    content = log.read_bytes()
+    log.write_bytes(content[: content.rindex(b"vhj1")])  # its name came too late
+    async with mounted(killed, write=Write.SYNC) as (client, filesystem):
+        await filesystem.recovered()
+        assert [each.key for each in server.bucket.uploads.values()] == ["others"]
+
+
+async def test_a_damaged_journal_costs_what_is_damaged_alone(
+    mounted: Mounted, server: FakeS3, tmp_path: Path
+) -> None:
+    """It is set aside; a torn end is none of that."""
+    async with mounted() as (client, _):
+        for number in range(5):
+            await client.write_bytes(f"/{number}", DATA)
+        killed = _killed(tmp_path)
+    server.bucket.objects.clear()
+    log = next(killed.glob(f"*/{LOG}"))
+    content = bytearray(log.read_bytes())
+    content[content.index(b'"key":"2"')] ^= 0xFF
+    log.write_bytes(content[:-10])
+    async with mounted(killed) as (client, filesystem):
+        await filesystem.recovered()
+        assert set(server.bucket.objects) >= {"0", "1", "3"}
+        assert "2" not in server.bucket.objects
+    assert list(killed.glob("*/journal.damaged-*"))
+
+
+def test_one_daemon_has_a_state_directory(tmp_path: Path) -> None:
+    """The second one is told."""
+    first = StateDirectory(tmp_path, "store", "bucket", "", make=True)
+    with pytest.raises(StartError, match="another daemon"):
+        StateDirectory(tmp_path, "store", "bucket", "", make=True)
+    StateDirectory(tmp_path, "store", "bucket", "other/", make=True).close()
+    first.close()
+    StateDirectory(tmp_path, "store", "bucket", "", make=True).close()
+    assert {stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()} == {0o700}
+
+
+async def test_many_files_are_sent_side_by_side(mounted: Mounted, server: FakeS3) -> None:
+    """And each once."""
+    server.latency = 0.005
+    async with AsyncExitStack() as stack:
+        client, filesystem = await stack.enter_async_context(mounted())
+        await client.listdir("/")
+        for number in range(100):
+            await client.write_bytes(f"/{number}", DATA)
+        assert filesystem.pending().files == 100
+        assert filesystem.pending().bytes == 100 * len(DATA)
+        await filesystem.sync()
+        assert filesystem.pending().files == 0
+    assert server.requests["PutObject"] == 100
+    assert server.busiest >= 16
