@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET
 from vhostfs.backends.s3 import committing, journaling, scheduling, uploading
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import GivenSource, Keychain
 from vhostfs.backends.s3.client.options import ClientOptions
@@ -27,7 +28,6 @@ from vhostfs.backends.s3.journal import journal as journals
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.options import S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.scheduling import Write
 from vhostfs.testing import Client, mount
 
@@ -65,7 +65,7 @@ async def mounted(url: str, state: Path, write: Write) -> AsyncIterator[tuple[Cl
     client = S3Client(options, Keychain([GivenSource(Credentials(ACCESS_KEY, SECRET))]))
     directory = StateDirectory(state, "store", BUCKET, "", make=True)
     shown = S3Options(write=write)
-    filesystem = S3Filesystem(client, shown, Budget(1 << 20), directory, None, Journal(directory))
+    filesystem = S3Filesystem(client, shown, Memory(1 << 20), directory, None, Journal(directory))
     async with mount(filesystem) as kernel:
         yield kernel, filesystem
     filesystem.close()

@@ -16,12 +16,12 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient
+from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.journal.journal import LOG, Journal
 from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.options import S3Options
-from vhostfs.backends.s3.reading import Budget
 from vhostfs.backends.s3.scheduling import Write
 from vhostfs.errors import StartError
 from vhostfs.testing import Client, mount
@@ -45,7 +45,7 @@ def mounted(make_client: MakeClient, tmp_path: Path) -> Mounted:
         directory = StateDirectory(state, "store", "bucket", "", make=True)
         journal = Journal(directory)
         filesystem = S3Filesystem(
-            make_client(), S3Options(write=write, **options), Budget(64 * MIB), directory, None, journal
+            make_client(), S3Options(write=write, **options), Memory(64 * MIB), directory, None, journal
         )
         async with mount(filesystem) as client:
             yield client, filesystem
