@@ -35,6 +35,8 @@ class FakeS3:
         """By operation, whatever became of them."""
         self.asked: MutableSequence[Asked] = []
         self.faults: list[Fault] = []
+        self.unheeded: set[tuple[str, str]] = set()
+        """Headers that it does not know, by the operation's name."""
         self.connections = 0
         self.busy = 0
         self.busiest = 0
@@ -102,7 +104,13 @@ class FakeS3:
                 asked = replace(asked, headers=others)
             if asked.raw_path.split("/")[1] != BUCKET:
                 raise RefusedError(404, "NoSuchBucket")
-            return answer(self.bucket, asked if heeds_ranges else replace(asked, headers={}))
+            name = operation(asked)
+            heeded = {
+                header: value
+                for header, value in asked.headers.items()
+                if heeds_ranges and (name, header) not in self.unheeded
+            }
+            return answer(self.bucket, replace(asked, headers=heeded))
         except RefusedError as error:
             return refused(error, asked.method)
 

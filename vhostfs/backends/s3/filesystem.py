@@ -22,6 +22,7 @@ from vhostfs.backends.s3.metadata import encoded
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.operations import fail
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
+from vhostfs.backends.s3.probing import Probe
 from vhostfs.backends.s3.renaming import Renamer
 from vhostfs.backends.s3.reporting import Reporter
 from vhostfs.backends.s3.scheduling import Pending
@@ -59,13 +60,14 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         spool: Spool,
         local: LocalStore | None = None,
         journal: Journal | None = None,
+        probe: Probe | None = None,
     ) -> None:
         """A file system on a store; on one of its own, which ends with it.
 
         With a journal, what an earlier daemon has promised and not brought to the store is gone on with, and
         the spool is the journal's.
         """
-        self._local = local
+        self._local, self._probe = local, probe
         super().__init__(store, options, memory, spool, journal)
         self._renamer = Renamer(store, self._names, options.directory_limit)
 
@@ -74,9 +76,13 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
     def init(self, session: Session) -> None:
         """Begin, with what is left of earlier sessions and daemons."""
         self._commits.begin(self._new_contents)
+        if self._probe is not None:
+            self._probe.begin()
 
     async def destroy(self) -> None:
         """Commit what nobody has closed, and end."""
+        if self._probe is not None:
+            await self._probe.end()
         await self._commits.end()
         for node in self._names.nodes:
             node.known = node is self._names.nodes.root
@@ -97,7 +103,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     def commands(self) -> Mapping[str, Command]:
         """Return what `vhostfs s3` asks."""
-        return Reporter(self._store, self._names, self._commits, self._readers.cache).commands()
+        cache = self._readers.cache
+        return Reporter(self._store, self._names, self._commits, cache, self._probe).commands()
 
     def forget(self, node: int) -> None:
         """Note that the kernel has forgotten a node."""

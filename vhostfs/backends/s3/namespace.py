@@ -24,6 +24,7 @@ from vhostfs.backends.s3.index import NAME as INDEX
 from vhostfs.backends.s3.index import read_index, write_index
 from vhostfs.backends.s3.metadata import PosixMetadata, decoded
 from vhostfs.backends.s3.nodes import Node, NodeTable
+from vhostfs.backends.s3.probing import NAME as PROBE
 from vhostfs.backends.s3.store import Listed, MissingError, ObjectInfo, ObjectStore, Page
 
 LOOKUPS_BEFORE_LISTING: Final = 4
@@ -194,7 +195,7 @@ class Namespace:
 
     def _can_be_named(self, name: str) -> bool:
         if is_name(name):
-            return not self._exact or name != INDEX
+            return not name.startswith(PROBE) and (not self._exact or name != INDEX)
         self.hidden += 1
         return False
 

@@ -10,6 +10,7 @@ from typing import Final
 from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.namespace import Namespace
 from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.probing import Probe, lacking
 from vhostfs.backends.s3.scheduling import Commits
 from vhostfs.backends.s3.store import ObjectStore
 from vhostfs.filesystem import Command, Order, Progress
@@ -21,9 +22,12 @@ SYNCED_AT_ONCE: Final = 16
 class Reporter:
     """Answers the commands of a bucket's mount. For one event loop."""
 
-    def __init__(self, store: ObjectStore, names: Namespace, commits: Commits, cache: BlockCache) -> None:
+    def __init__(
+        self, store: ObjectStore, names: Namespace, commits: Commits, cache: BlockCache, probe: Probe | None
+    ) -> None:
         """A reporter on a mount's parts."""
-        self._store, self._names, self._commits, self._cache = store, names, commits, cache
+        self._store, self._names, self._commits = store, names, commits
+        self._cache, self._probe = cache, probe
 
     def commands(self) -> Mapping[str, Command]:
         """Return the commands by name."""
@@ -36,6 +40,8 @@ class Reporter:
         return {
             "store": standing.name,
             "trouble": standing.trouble,
+            "lacks": self._lacks(),
+            "requests of the probe": dict(sorted(self._probe.requests.items())) if self._probe else {},
             "requests": dict(sorted(counters.requests.items())),
             "errors": dict(sorted(counters.errors.items())),
             "received": counters.received,
@@ -50,6 +56,10 @@ class Reporter:
             "unwritten files": len(waiting),
             "unwritten bytes": sum(_unwritten(node) for node in waiting),
         }
+
+    def _lacks(self) -> list[Value]:
+        findings = self._probe.findings if self._probe is not None else None
+        return [] if findings is None else [*lacking(findings.capabilities)]
 
     async def _status(self, _order: Order) -> Value:
         return self.status()

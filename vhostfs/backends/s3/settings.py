@@ -22,7 +22,7 @@ from vhostfs.backends.s3.client.credentials import (
     Source,
     usual_sources,
 )
-from vhostfs.backends.s3.client.endpoint import Addressing
+from vhostfs.backends.s3.client.endpoint import Addressing, is_aws
 from vhostfs.backends.s3.client.options import CUSTOMER_KEY, ClientOptions, Encryption
 from vhostfs.backends.s3.client.pool import PoolOptions
 from vhostfs.backends.s3.client.signing import Credentials
@@ -33,6 +33,7 @@ from vhostfs.backends.s3.journal.state import StateDirectory, default_state_dire
 from vhostfs.backends.s3.local_store import CREDENTIALS, LocalStore
 from vhostfs.backends.s3.nodes import Defaults
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
+from vhostfs.backends.s3.probing import Probe
 from vhostfs.backends.s3.scheduling import Write
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import StoreError
@@ -146,7 +147,15 @@ class S3Settings(Backend):
             customer_key=self._customer_key(),
             pool=PoolOptions(limit=self.connections),
         )
-        store = S3Client(options, Keychain(self._sources(region)))
+        sources = self._sources(region)
+        store = S3Client(options, Keychain(sources))
+        probe = Probe(
+            lambda: S3Client(options, Keychain(sources), store.standing),
+            store.learn,
+            f"{self.prefix.rstrip('/')}/" if self.prefix else "",
+            writes=not self.read_only,
+            known=is_aws(options.url),
+        )
         shown = S3Options(
             prefix=f"{self.prefix.rstrip('/')}/" if self.prefix else "",
             seconds=SECONDS[self.cache],
@@ -158,7 +167,7 @@ class S3Settings(Backend):
         )
         spool = self._state(url or "", shown)
         journal = Journal(spool) if isinstance(spool, StateDirectory) else None
-        return S3Filesystem(store, shown, Memory(self.memory), spool, local, journal)
+        return S3Filesystem(store, shown, Memory(self.memory), spool, local, journal, probe)
 
     def _state(self, url: str, shown: S3Options) -> Spool:
         """Return the state directory; in sync mode, files without names where there can be none."""

@@ -36,7 +36,11 @@ class Capabilities:
     """What a store can do beyond reading, writing, listing and deleting whole objects."""
 
     conditional_put: bool = True
-    """PUT and the completion of an upload heed If-Match and If-None-Match."""
+    """PUT heeds If-Match and If-None-Match."""
+    conditional_complete: bool = True
+    """So does the completion of an upload in parts."""
+    conditional_source: bool = True
+    """A copy heeds x-amz-copy-source-if-match."""
     conditional_copy: bool = True
     """A copy heeds If-None-Match on its target."""
     conditional_delete: bool = True

@@ -9,6 +9,8 @@ import base64
 import hashlib
 from collections.abc import Buffer, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from typing import Final
 
 from vhostfs.backends.s3.client import answers, documents
 from vhostfs.backends.s3.client.connection import Response
@@ -29,6 +31,7 @@ from vhostfs.backends.s3.store import (
     PAGE_MAXIMUM,
     BrokenAnswerError,
     Capabilities,
+    ConditionError,
     Headers,
     MissingError,
     ObjectInfo,
@@ -40,22 +43,46 @@ from vhostfs.backends.s3.store import (
     Written,
 )
 
+REWRITE_MAXIMUM: Final = 8 << 20
+"""The largest object that is written anew where only its headers change."""
+
 
 class S3Client:
     """An ObjectStore on a bucket of S3. For one event loop, on which it is first used."""
 
-    def __init__(self, options: ClientOptions, keychain: Keychain) -> None:
-        """A client without connections; raise ConfigurationError for what cannot be meant."""
-        self._performer = Performer(options, keychain)
-        self._capabilities = options.capabilities
+    def __init__(self, options: ClientOptions, keychain: Keychain, standing: Standing | None = None) -> None:
+        """A client without connections; raise ConfigurationError for what cannot be meant.
+
+        `standing` is that of another client of the same bucket, where what they learn is to be told once.
+        """
+        self._performer = Performer(options, keychain, standing)
+        self._server = options.capabilities
+        """What the server heeds by itself."""
         self._customer = customer_headers(options.customer_key, "")
         self._customer_source = customer_headers(options.customer_key, "copy-source-")
         self._written = written_headers(options)
 
     @property
     def capabilities(self) -> Capabilities:
-        """Return what the server can do, as far as it is known."""
-        return self._capabilities
+        """Return what can be asked for: what the server does not heed is compared here before."""
+        return replace(
+            self._server,
+            conditional_put=True,
+            conditional_complete=True,
+            conditional_source=True,
+            conditional_copy=True,
+            conditional_delete=True,
+            replace_metadata=True,
+        )
+
+    @property
+    def server(self) -> Capabilities:
+        """Return what the server can do by itself, as far as it is known."""
+        return self._server
+
+    def learn(self, server: Capabilities) -> None:
+        """Take note of what the server can do by itself."""
+        self._server = server
 
     @property
     def counters(self) -> Counters:
@@ -153,7 +180,8 @@ class S3Client:
         if_absent: bool = False,
     ) -> Written:
         """Write a whole object (PutObject); as ObjectStore.put."""
-        sent = {**stored(headers), **self._written, **self._customer, **condition(if_match, if_absent)}
+        conditions = await self._condition(key, if_match, if_absent, self._server.conditional_put)
+        sent = {**stored(headers), **self._written, **self._customer, **conditions}
         operation = Operation(
             "PutObject", f"writing {key}", "PUT", key, headers=sent, body=body, changes=True
         )
@@ -170,6 +198,11 @@ class S3Client:
         if_absent: bool = False,
     ) -> Written:
         """Copy an object (CopyObject); as ObjectStore.copy."""
+        if source == key and headers is not None and not self._server.replace_metadata:
+            return await self._rewrite(key, headers, source_match)
+        conditions = await self._condition(key, None, if_absent, self._server.conditional_copy)
+        if not self._server.conditional_source:
+            await self._condition(source, source_match, False, False)
         sent = {
             "x-amz-copy-source": self._performer.endpoint.source(source),
             "x-amz-metadata-directive": "COPY" if headers is None else "REPLACE",
@@ -177,7 +210,7 @@ class S3Client:
             **self._written,
             **self._customer,
             **self._customer_source,
-            **condition(None, if_absent and self._capabilities.conditional_copy),
+            **conditions,
         }
         if source_match is not None:
             sent["x-amz-copy-source-if-match"] = source_match
@@ -201,7 +234,7 @@ class S3Client:
             f"deleting {key}",
             "DELETE",
             key,
-            headers=condition(if_match, False),
+            headers=await self._condition(key, if_match, False, self._server.conditional_delete),
             changes=True,
         )
         try:
@@ -232,7 +265,7 @@ class S3Client:
 
     async def rename(self, source: str, key: str, *, source_match: str | None = None) -> None:
         """Rename an object (RenameObject, of directory buckets); as ObjectStore.rename."""
-        if not self._capabilities.rename:
+        if not self._server.rename:
             raise UnsupportedError(f"renaming {source}: the store has no such request")
         headers = {"x-amz-rename-source": self._performer.endpoint.source(source), **condition(None, True)}
         if source_match is not None:
@@ -279,6 +312,8 @@ class S3Client:
         self, key: str, upload: str, number: int, source: str, offset: int, size: int, *, source_match: str
     ) -> Part:
         """Let a range of an object be a part (UploadPartCopy)."""
+        if not self._server.conditional_source:
+            await self._condition(source, source_match, False, False)
         headers = {
             "x-amz-copy-source": self._performer.endpoint.source(source),
             "x-amz-copy-source-range": f"bytes={offset}-{offset + size - 1}",
@@ -315,7 +350,7 @@ class S3Client:
             "POST",
             key,
             encoded_query((("uploadId", upload),)),
-            condition(if_match, if_absent),
+            await self._condition(key, if_match, if_absent, self._server.conditional_complete),
             (documents.completion(parts),),
             changes=True,
             tells_errors_late=True,
@@ -369,6 +404,37 @@ class S3Client:
             found += uploads
             marker = _onward(marker, following)
         return found
+
+    # ---- what a server may not heed ----
+
+    async def _condition(
+        self, key: str, if_match: str | None, if_absent: bool, is_heeded: bool
+    ) -> dict[str, str]:
+        """Return the headers of a condition; none for one that is not heeded, but holds now, as HEAD tells.
+
+        Raise ConditionError where that does not hold.
+        """
+        if is_heeded or (if_match is None and not if_absent):
+            return condition(if_match, if_absent)
+        try:
+            etag = (await self.head(key)).etag
+        except MissingError:
+            etag = None
+        if etag != if_match:
+            raise ConditionError(f"{key}: somebody else has written")
+        return {}
+
+    async def _rewrite(self, key: str, headers: Headers, source_match: str | None) -> Written:
+        """Write an object anew for its headers alone; UnsupportedError for one that is too large for that."""
+        found = await self.head(key)
+        if source_match not in {None, found.etag}:
+            raise ConditionError(f"{key}: somebody else has written")
+        if found.size > REWRITE_MAXIMUM:
+            raise UnsupportedError(f"{key}: the server does not replace the metadata of an object")
+        body = memoryview(bytearray(found.size))
+        if found.size:
+            await self.get(key, 0, [body], if_match=found.etag)
+        return await self.put(key, [body], headers, if_match=found.etag)
 
 
 def _onward[Marker](marker: Marker, following: Marker | None) -> Marker | None:

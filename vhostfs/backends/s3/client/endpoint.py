@@ -76,7 +76,7 @@ def endpoint(
             f"{url!r} is no URL of a server: http or https, a host, and perhaps a port and a path"
         )
     tls = parts.scheme == "https"
-    at_aws = parts.hostname.endswith((".amazonaws.com", ".amazonaws.com.cn"))
+    at_aws = _is_aws_host(parts.hostname)
     fits = HOST.match(bucket) is not None or (not tls and bucket.islower())
     virtual = addressing is Addressing.VIRTUAL or (addressing is Addressing.AUTO and at_aws and fits)
     name = f"{bucket}.{parts.hostname}" if virtual else parts.hostname
@@ -86,6 +86,15 @@ def endpoint(
     base = encoded_path(parts.path.rstrip("/"))
     prefix = f"{base}/" if virtual else f"{base}/{bucket}/"
     return Endpoint(host, name, port or usual, tls, prefix, bucket)
+
+
+def is_aws(url: str | None) -> bool:
+    """Tell whether the server of a URL, or of none, is AWS."""
+    return url is None or _is_aws_host(urlsplit(url).hostname or "")
+
+
+def _is_aws_host(host: str) -> bool:
+    return host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def tls_context(authorities: Path | None) -> ssl.SSLContext:

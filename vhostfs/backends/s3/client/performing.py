@@ -51,7 +51,7 @@ class Operation:
 class Performer:
     """Performs operations on one bucket. For one event loop, on which it is first used."""
 
-    def __init__(self, options: ClientOptions, keychain: Keychain) -> None:
+    def __init__(self, options: ClientOptions, keychain: Keychain, standing: Standing | None) -> None:
         """A performer without connections; raise ConfigurationError for what cannot be meant."""
         self._options = options
         self._keychain = keychain
@@ -65,7 +65,7 @@ class Performer:
         self._latencies = Latencies()
         self._skew = 0.0
         self.counters = Counters()
-        self.standing = Standing(f"bucket {options.bucket} at {self.endpoint.host}")
+        self.standing = standing or Standing(f"bucket {options.bucket} at {self.endpoint.host}")
 
     @property
     def region(self) -> str:
