@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from vhostfs.errors import StartError
 from vhostfs.logs import escaped
 
 if TYPE_CHECKING:
@@ -42,6 +45,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     actions.add_parser(
         "sync", help="bring all that was written to the bucket, and wait for it", allow_abbrev=False
     )
+    conflicts = actions.add_parser(
+        "conflicts", help="list what lost a race and is kept; export or discard it", allow_abbrev=False
+    )
+    conflicts.add_argument("--json", action="store_true", help="for programs")
+    which = conflicts.add_mutually_exclusive_group()
+    which.add_argument(
+        "--export", nargs=2, metavar=("NUMBER", "FILE"), help="write it to a new file of this host"
+    )
+    which.add_argument("--discard", metavar="NUMBER", help="give it up")
     cache = actions.add_parser("cache", help="say what is cached, or clear it", allow_abbrev=False)
     cache.add_argument("what", nargs="?", choices=["clear"], help="forget what can be asked for again")
 
@@ -59,6 +71,14 @@ def run(parsed: argparse.Namespace) -> int:
             _print(json.dumps(status, indent=2) if parsed.json else _table(status))
         case "sync":
             return _sync(tell)
+        case "conflicts" if parsed.export is not None:
+            number, path = parsed.export
+            _export(tell, number, Path(path))
+        case "conflicts" if parsed.discard is not None:
+            tell("s3-conflict-discard", arguments={"number": parsed.discard})
+        case "conflicts":
+            conflicts = tell("s3-conflicts")
+            _print(json.dumps(conflicts, indent=2) if parsed.json else _conflict_lines(conflicts))
         case "cache":
             status = tell("s3-cache-clear" if parsed.what == "clear" else "s3-status")
             _print(
@@ -78,6 +98,31 @@ def _sync(tell: Callable[..., Any]) -> int:
         _print(escaped(f"{each['key']}: {each['reason']}"))
     _print(f"{answer['files'] - len(failed)} files are in the bucket now, {len(failed)} are not")
     return 1 if failed else 0
+
+
+def _export(tell: Callable[..., Any], number: str, path: Path) -> None:
+    """Write what was kept to a file that the daemon, which may see no files, is given opened."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartError(f"{path}: {error.strerror}") from None
+    try:
+        tell("s3-conflict-export", arguments={"number": number}, descriptors=[descriptor])
+    except BaseException:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _conflict_lines(conflicts: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for each in conflicts:
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(each["since"]))
+        holes = "" if each["is_whole"] else ", without what it had from the object"
+        line = f"{each['number']}  {each['path']}  {_size(each['size'])}{holes}  {since}  {each['reason']}"
+        lines.append(escaped(line))
+    return "\n".join(lines or ["there are none"])
 
 
 class ProgressDisplay:

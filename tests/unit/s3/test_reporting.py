@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import anyio
 import anyio.to_thread
@@ -17,12 +19,16 @@ import pytest
 
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
-from tests.unit.s3.conftest import MakeFilesystem
+from tests.unit.s3.conftest import MakeClient, MakeFilesystem
 from vhostfs import cli
+from vhostfs.backends.s3.caching.memory import Memory
+from vhostfs.backends.s3.filesystem import S3Filesystem
+from vhostfs.backends.s3.journal.journal import Journal
+from vhostfs.backends.s3.journal.state import StateDirectory
+from vhostfs.backends.s3.options import S3Options
 from vhostfs.cli_s3 import ProgressDisplay
 from vhostfs.control.messages import ProgressLine
 from vhostfs.control.server import Control, serve_control
-from vhostfs.filesystem import Order
 from vhostfs.made_device import MadeDevice
 from vhostfs.testing import Client, mount
 
@@ -47,7 +53,22 @@ class Mounted:
 @pytest.fixture
 async def mounted(make_filesystem: MakeFilesystem, tmp_path: Path) -> AsyncIterator[Mounted]:
     """Return a mount that can be asked."""
-    filesystem = make_filesystem()
+    async with _mounted(make_filesystem(), tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+async def mounted_with_state(make_client: MakeClient, tmp_path: Path) -> AsyncIterator[Mounted]:
+    """Return a mount that can be asked, and that has a state directory."""
+    state = StateDirectory(tmp_path, "store", "bucket", "", make=False)
+    filesystem = S3Filesystem(make_client(), S3Options(), Memory(1 << 20), state, journal=Journal(state))
+    async with _mounted(filesystem, tmp_path) as found:
+        yield found
+    filesystem.close()
+
+
+@asynccontextmanager
+async def _mounted(filesystem: S3Filesystem, tmp_path: Path) -> AsyncIterator[Mounted]:
     bridged = {PurePosixPath("/"): SimpleNamespace(filesystem=filesystem)}
     devices = {"tag": cast(MadeDevice, SimpleNamespace(bridged=bridged))}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -124,20 +145,38 @@ async def test_a_cleared_cache_is_asked_for_again(
     assert "known names" in capsys.readouterr().out
 
 
-async def test_every_command_can_be_given_twice_at_once(make_filesystem: MakeFilesystem) -> None:
-    """They answer, and change nothing that the other one needs."""
-    filesystem = make_filesystem()
-    async with mount(filesystem):
-        answers: list[Any] = []
+@pytest.fixture
+async def conflicting(mounted_with_state: Mounted, server: FakeS3) -> Mounted:
+    """Return a mount that has kept a file which lost a race."""
+    client = mounted_with_state.client
+    node, handle = await _unwritten(client, "file\x1b")
+    server.bucket.put("file\x1b", b"of somebody else", {})
+    with pytest.raises(OSError, match=rf"^\[Errno {errno.ESTALE}\]"):
+        await client.flush(node, handle)
+    await client.release(node, handle)
+    return mounted_with_state
 
-        async def give(name: str) -> None:
-            command = filesystem.commands()[name]
-            answers.append(await command(Order({}, (), lambda _: None)))
 
-        async with anyio.create_task_group() as group:
-            for name in [*filesystem.commands()] * 2:
-                group.start_soon(give, name)
-    assert len(answers) == 2 * len(filesystem.commands())
+async def test_what_lost_a_race_is_listed_exported_and_given_up(
+    conflicting: Mounted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And a file that is there already is not written over."""
+    assert await conflicting.run("conflicts", "--json") == 0
+    [conflict] = json.loads(capsys.readouterr().out)
+    assert conflict["path"] == "/file\x1b"
+    assert conflict["size"] == len(DATA)
+    assert await conflicting.run("conflicts") == 0
+    assert "/file\\x1b" in capsys.readouterr().out
+    target = tmp_path / "exported"
+    assert await conflicting.run("conflicts", "--export", conflict["number"], str(target)) == 0
+    assert target.read_bytes() == DATA
+    assert await conflicting.run("conflicts", "--export", conflict["number"], str(target)) == 1
+    assert await conflicting.run("conflicts", "--export", "unknown", str(tmp_path / "other")) == 1
+    assert not (tmp_path / "other").exists()
+    assert "there is no conflict unknown" in capsys.readouterr().err
+    assert await conflicting.run("conflicts", "--discard", conflict["number"]) == 0
+    assert await conflicting.run("conflicts") == 0
+    assert capsys.readouterr().out == "there are none\n"
 
 
 class Terminal(io.StringIO):

@@ -103,8 +103,14 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     def commands(self) -> Mapping[str, Command]:
         """Return what `vhostfs s3` asks."""
-        cache = self._readers.cache
-        return Reporter(self._store, self._names, self._commits, cache, self._probe).commands()
+        return Reporter(
+            self._store,
+            self._names,
+            self._commits,
+            self._readers.cache,
+            journaling=self._journaling,
+            probe=self._probe,
+        ).commands()
 
     def forget(self, node: int) -> None:
         """Note that the kernel has forgotten a node."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Final
 
 from vhostfs.backends.s3.caching.blocks import BlockCache
+from vhostfs.backends.s3.journaling import Journaling, Kept
 from vhostfs.backends.s3.namespace import Namespace
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.probing import Probe, lacking
@@ -23,20 +25,34 @@ class Reporter:
     """Answers the commands of a bucket's mount. For one event loop."""
 
     def __init__(
-        self, store: ObjectStore, names: Namespace, commits: Commits, cache: BlockCache, probe: Probe | None
+        self,
+        store: ObjectStore,
+        names: Namespace,
+        commits: Commits,
+        cache: BlockCache,
+        *,
+        journaling: Journaling | None,
+        probe: Probe | None,
     ) -> None:
         """A reporter on a mount's parts."""
         self._store, self._names, self._commits = store, names, commits
-        self._cache, self._probe = cache, probe
+        self._cache, self._journaling, self._probe = cache, journaling, probe
 
     def commands(self) -> Mapping[str, Command]:
         """Return the commands by name."""
-        return {"s3-status": self._status, "s3-sync": self._sync, "s3-cache-clear": self._clear_cache}
+        return {
+            "s3-status": self._status,
+            "s3-sync": self._sync,
+            "s3-conflicts": self._conflicts,
+            "s3-conflict-export": self._export,
+            "s3-conflict-discard": self._discard,
+            "s3-cache-clear": self._clear_cache,
+        }
 
     def status(self) -> dict[str, Value]:
         """Return what there is to tell, as JSON has it: counts since the mount began, sizes in bytes."""
         counters, standing = self._store.counters, self._store.standing
-        waiting = list(self._waiting())
+        pending = self._commits.pending()
         return {
             "store": standing.name,
             "trouble": standing.trouble,
@@ -53,8 +69,10 @@ class Reporter:
             "hidden keys": self._names.hidden,
             "memory": self._cache.memory.used,
             "cache": asdict(self._cache.counters),
-            "unwritten files": len(waiting),
-            "unwritten bytes": sum(_unwritten(node) for node in waiting),
+            "unwritten files": pending.files,
+            "unwritten bytes": pending.bytes,
+            "unwritten for seconds": pending.oldest_seconds,
+            "conflicts": len(self._kept()),
         }
 
     def _lacks(self) -> list[Value]:
@@ -87,6 +105,35 @@ class Reporter:
                 group.create_task(sync(node))
         return {"files": len(waiting), "failed": failed}
 
+    def _kept(self) -> list[Kept]:
+        return [] if self._journaling is None else self._journaling.kept()
+
+    async def _conflicts(self, _order: Order) -> Value:
+        """List what lost a race, and is kept."""
+        return [asdict(kept) for kept in self._kept()]
+
+    async def _export(self, order: Order) -> Value:
+        """Write what was kept to a file that came with the order; return how many bytes."""
+        if not order.descriptors:
+            raise ValueError("no file came with the order")
+        written = 0
+        for piece in self._of_kept(order, lambda journaling, number: journaling.kept_data(number)):
+            await asyncio.to_thread(_write_all, order.descriptors[0], piece)
+            written += len(piece)
+        return written
+
+    async def _discard(self, order: Order) -> Value:
+        """Give up what was kept."""
+        self._of_kept(order, lambda journaling, number: journaling.discard(number))
+        return None
+
+    def _of_kept[Result](self, order: Order, act: Callable[[Journaling, str], Result]) -> Result:
+        """Do something with the conflict of an order's number; ValueError where there is none."""
+        number = order.arguments.get("number", "")
+        if self._journaling is None or number not in [kept.number for kept in self._kept()]:
+            raise ValueError(f"there is no conflict {number}")
+        return act(self._journaling, number)
+
     async def _clear_cache(self, _order: Order) -> Value:
         """Forget what is known of the bucket and not needed: it is asked for again."""
         for node in self._names.nodes:
@@ -99,12 +146,12 @@ class Reporter:
 
     def _waiting(self) -> Iterator[Node]:
         """Yield the nodes of which something is not in the bucket yet."""
-        return (node for node in self._names.nodes if not node.gone and node.is_local)
+        for node in self._names.nodes:
+            is_sent = node.contents is not None and node.contents.sending
+            if not node.gone and (node.is_local or is_sent):
+                yield node
 
 
-def _unwritten(node: Node) -> int:
-    """Return how many bytes of a file's data are not in the bucket yet."""
-    contents = node.contents
-    if contents is None:
-        return 0
-    return contents.written.count(0, contents.size) + contents.sending.count(0, contents.size)
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

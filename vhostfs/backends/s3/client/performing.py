@@ -51,7 +51,7 @@ class Operation:
 class Performer:
     """Performs operations on one bucket. For one event loop, on which it is first used."""
 
-    def __init__(self, options: ClientOptions, keychain: Keychain, standing: Standing | None) -> None:
+    def __init__(self, options: ClientOptions, keychain: Keychain, standing: Standing | None = None) -> None:
         """A performer without connections; raise ConfigurationError for what cannot be meant."""
         self._options = options
         self._keychain = keychain
