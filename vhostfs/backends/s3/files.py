@@ -13,7 +13,7 @@ from vhostfs.backends.s3.operations import Operations, fail
 from vhostfs.backends.s3.options import Handle
 from vhostfs.backends.s3.reading import Target
 from vhostfs.backends.s3.store import ArchivedError, ConditionError
-from vhostfs.filesystem import Caller, Entry, Opened, ReadBuffer, WriteBuffer, WriteFlags
+from vhostfs.filesystem import Caller, Entry, Opened, OpenReplyFlags, ReadBuffer, WriteBuffer, WriteFlags
 
 _NOT_OPENED: Final = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}
 _KEEP_SIZE: Final = 0x01
@@ -39,9 +39,11 @@ class FileOperations(Operations):
             self._truncate(found, contents, 0)
             found.posix = written(found.posix, kill_suid_sgid=bool(caller.uid))
             found.pending = True
+        handle = Handle(found, contents)
+        flag = self._keep(handle)
         contents.users += 1
         found.opens += 1
-        return Opened(Handle(found, contents))
+        return Opened(handle, flag)
 
     async def create(
         self, caller: Caller, parent: int, name: str, mode: int, flags: int
@@ -67,10 +69,13 @@ class FileOperations(Operations):
         """Read; of an object that was replaced meanwhile, what it was or nothing."""
         handle = _held(handle)
         target = Target(buffer.segments)
+        if offset == 0:
+            self._siblings.note(handle.node)
         try:
             count = await self._read(handle, offset, target)
         except ConditionError:
             if handle.answered or handle.contents.changed or handle.node.gone:
+                handle.node.expires = 0.0
                 raise
             await self._reopen(handle)
             count = await handle.contents.read(offset, target)
@@ -169,10 +174,21 @@ class FileOperations(Operations):
         handle.node.pending = True
         self._commits.note_changed(handle.node)
 
+    def _keep(self, handle: Handle) -> OpenReplyFlags:
+        """Tell whether the kernel's pages of a file that is opened are those of the object it has now.
+
+        A handle whose kernel keeps pages has answered with them: it never sees another object.
+        """
+        node, contents = handle.node, handle.contents
+        etag = None if contents.changed or contents.users != node.opens else contents.etag
+        handle.answered = etag is not None and etag == node.cached
+        node.cached = etag
+        return OpenReplyFlags.KEEP_CACHE if handle.answered else OpenReplyFlags(0)
+
     async def _reopen(self, handle: Handle) -> None:
         """Let a handle that has read nothing yet see the object that is there now."""
         node, old = handle.node, handle.contents
-        node.posix = None
+        node.posix = node.cached = None
         await self._names.refresh(node)
         handle.contents = await self._contents(node)
         handle.contents.users += 1

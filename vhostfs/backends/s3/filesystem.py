@@ -89,6 +89,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         for node in self._names.nodes:
             self._drop_contents(node)
             self._names.nodes.drop_unused(node)
+        self._siblings.end()
         await self._readers.cache.end()
 
     def close(self) -> None:

@@ -108,6 +108,22 @@ class Namespace:
         if node.gone and node.posix is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
+    async def learn(self, node: Node, ask: Callable[[], Awaitable[ObjectInfo | None]]) -> None:
+        """Know a file's metadata by a request that asks for more; who wants it meanwhile waits for that one.
+
+        Where that request turns out not to tell it, HEAD does. Nothing is asked if HEAD is under way.
+        """
+
+        async def answered() -> None:
+            info = await ask()
+            if info is None:
+                if node.posix is None:
+                    await self._head(node)
+            elif not (node.is_local or node.gone):
+                self._see_object(node, info)
+
+        await self._once(node.number, answered)
+
     async def list(self, directory: Node) -> None:
         """Know all names of a directory."""
         async for _ in self.entries(directory):

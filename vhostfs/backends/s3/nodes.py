@@ -40,6 +40,7 @@ class Node:
     """
 
     __slots__ = (
+        "cached",
         "children",
         "committing",
         "contents",
@@ -90,6 +91,8 @@ class Node:
         self.opens = 0
         self.gone = False
         """It was deleted, or replaced: no name leads to it."""
+        self.cached: str | None = None
+        """The ETag of what the kernel's page cache may hold of it, where that is one object and unchanged."""
         self.contents: Contents | None = None
         self.children: dict[str, Node] = {}
         self.listed_until = 0.0

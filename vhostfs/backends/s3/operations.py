@@ -19,6 +19,7 @@ from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.reading import Readers
 from vhostfs.backends.s3.scheduling import Commits
+from vhostfs.backends.s3.siblings import Siblings
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, MissingError, ObjectStore
 from vhostfs.filesystem import Attr, Caller, Entry, Filesystem, Options
@@ -45,6 +46,7 @@ class Operations(Filesystem[Handle]):
         )
         exact = options.metadata is Metadata.FULL
         self._names = Namespace(store, options.prefix, options.seconds, exact=exact)
+        self._siblings = Siblings(self._names, self._readers)
         self._journaling = None if journal is None else Journaling(journal, self._names)
         self._commits = Commits(
             Committer(store, self._names, options.conflict, journal),

@@ -221,6 +221,7 @@ class Commits:
 
     def note_changed(self, node: Node) -> None:
         """Take note of a file that is written, and send what is far behind who writes."""
+        node.cached = None  # its pages are no object's any more
         if node.number not in self._changed:
             self._changed[node.number] = (node, time.monotonic())
         self._committer.stream(node)
