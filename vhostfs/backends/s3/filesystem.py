@@ -69,7 +69,9 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         """
         self._local, self._probe = local, probe
         super().__init__(store, options, memory, spool, journal)
-        self._renamer = Renamer(store, self._names, options.directory_limit)
+        self._renamer = Renamer(
+            store, self._names, self._committer.uploads, self._commits.lock, options.directory_limit
+        )
 
     # ---- Life ----
 
@@ -260,11 +262,11 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         source, target = self._directory(parent), self._directory(new_parent)
         node = await self._existing(source, name)
         self._check_name(target, new_name)
-        if _is_below(target, node):
-            fail(errno.EINVAL)
         replaced = await self._names.find(target, new_name)
         if replaced is not None and flags & RenameFlags.NOREPLACE:
             fail(errno.EEXIST)
+        if _is_below(target, node):
+            fail(errno.EINVAL)
         if replaced is node:
             return
         if replaced is not None:
@@ -278,7 +280,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 fail(errno.ENOTEMPTY)
         if node.is_directory:
             await self._commits.below(node)
-            await self._renamer.move_directory(node, target, new_name)
+            for moved in await self._renamer.move_directory(node, target, new_name):
+                self._commits.moved(moved, None)
         else:
             if replaced is not None and replaced.contents is not None and replaced.opens:
                 await replaced.contents.keep()

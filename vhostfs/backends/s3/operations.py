@@ -48,8 +48,9 @@ class Operations(Filesystem[Handle]):
         self._names = Namespace(store, options.prefix, options.seconds, exact=exact)
         self._siblings = Siblings(self._names, self._readers)
         self._journaling = None if journal is None else Journaling(journal, self._names)
+        self._committer = Committer(store, self._names, options.conflict, journal)
         self._commits = Commits(
-            Committer(store, self._names, options.conflict, journal),
+            self._committer,
             self._names,
             spool,
             journaling=self._journaling,

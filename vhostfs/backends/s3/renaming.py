@@ -1,8 +1,10 @@
 """Renaming, which a bucket cannot: copies under the new keys, and deletions of the old ones.
 
 A file that is not in the bucket yet only changes its name. One that is, is copied on the condition that it
-is the one that was known, and deleted on the same; a directory's objects are copied side by side, and
-deleted in batches when all copies are there: whoever is interrupted has both, and loses nothing.
+is the one that was known, over what was known under the new name, and deleted on the same: what somebody
+else has written under either name meanwhile is not lost. A directory's objects are copied side by side, and
+deleted when all copies are there: whoever is interrupted has both. What is written below it meanwhile is
+copied as well, and what is on its way to the bucket is waited for.
 """
 
 from __future__ import annotations
@@ -10,26 +12,52 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from contextlib import suppress
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from dataclasses import dataclass
+from typing import Any, Final
 
+from vhostfs.backends.s3.copying import Copier, all_of
 from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace
 from vhostfs.backends.s3.nodes import Node
-from vhostfs.backends.s3.store import COPY_MAXIMUM, PAGE_MAXIMUM, Listed, MissingError, ObjectStore
+from vhostfs.backends.s3.store import (
+    PAGE_MAXIMUM,
+    ConditionError,
+    Listed,
+    ObjectStore,
+    StoreError,
+    Written,
+)
+from vhostfs.backends.s3.uploading import Uploads
 
 COPIES_AT_ONCE: Final = 64
+
+type Lock = Callable[[Node], AbstractAsyncContextManager[None]]
+"""What keeps others from committing a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Copy:
+    """An object that was copied: which version, and what became of it."""
+
+    etag: str
+    written: Written
 
 
 class Renamer:
     """Renames files and directories of a namespace. For one event loop."""
 
-    def __init__(self, store: ObjectStore, namespace: Namespace, limit: int) -> None:
+    def __init__(
+        self, store: ObjectStore, names: Namespace, uploads: Uploads, lock: Lock, limit: int
+    ) -> None:
         """A renamer that moves directories of up to so many objects."""
-        self._store, self._names, self._limit = store, namespace, limit
+        self._store, self._names, self._limit = store, names, limit
+        self._copier, self._lock = Copier(store, uploads), lock
 
     async def move_file(self, node: Node, directory: Node, name: str, replaced: Node | None) -> None:
-        """Give a file another name, in place of one that has it; raise StoreError."""
+        """Give a file another name, in place of one that has it; raise StoreError. Their locks are held."""
         names = self._names
+        over = replaced.etag if replaced is not None else None
         if node.etag is None:
             # Not in the bucket yet: it will be written under its new key, over what is there.
             contents = node.contents
@@ -38,55 +66,127 @@ class Renamer:
             names.nodes.move(node, directory, name)
             if contents is not None:
                 contents.key = names.key(node)
-                contents.etag = node.etag = replaced.etag if replaced is not None else None
+                contents.etag = node.etag = over
                 contents.base_size = 0
             return
-        if node.size > COPY_MAXIMUM:
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        old, new = names.key(node), names.child_key(directory, name)
+        old, new, parent = names.key(node), names.child_key(directory, name), node.parent
         if self._store.capabilities.rename and replaced is None:
             await self._store.rename(old, new, source_match=node.etag)
+            written = Written(node.etag)
         else:
-            written = await self._store.copy(old, new, source_match=node.etag)
-            match = node.etag if self._store.capabilities.conditional_delete else None
-            with suppress(MissingError):
-                await self._store.delete(old, if_match=match)
-            node.etag = written.etag
+            try:
+                written = await self._copier.copy(old, node.etag, node.size, new, over)
+            except ConditionError:
+                for other in (node, replaced):
+                    if other is not None:
+                        other.posix, other.expires = None, 0.0
+                directory.listed_until = 0.0
+                raise
+            if not await self._copier.delete(old, node.etag) and parent is not None:
+                parent.listed_until = 0.0  # somebody else has written it: that stays
         names.nodes.move(node, directory, name)
-        if node.contents is not None:
-            node.contents.key, node.contents.etag = names.key(node), node.etag
-            node.contents.forget_reader()
+        _take_version(node, names.key(node), written.etag)
         names.believe(node)
 
-    async def move_directory(self, node: Node, directory: Node, name: str) -> None:
-        """Move all objects of a directory; EXDEV where there are too many, and who moves copies then."""
+    async def move_directory(self, node: Node, directory: Node, name: str) -> Sequence[Node]:
+        """Move all objects of a directory; return what is not in the bucket yet, under its new name.
+
+        EXDEV where there are too many, and who moves copies then; StoreError, and the directory is where it
+        was.
+        """
         names = self._names
         old = names.key(node)
         new = f"{names.child_key(directory, name)}/"
-        objects = await self._all_below(old)
-        longest = max((len(item.key.encode()) for item in objects), default=0)
+        found = {item.key: (item.etag, item.size) for item in await self._all_below(old)}
+        longest = max((len(key.encode()) for key in found), default=0)
         if longest + len(new.encode()) - len(old.encode()) > KEY_MAXIMUM:
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        if any(item.size > COPY_MAXIMUM for item in objects):
-            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        copies: dict[str, _Copy] = {}
         at_once = asyncio.Semaphore(COPIES_AT_ONCE)
 
-        async def copy(item: Listed) -> None:
+        async def copy(key: str, etag: str, size: int) -> None:
             async with at_once:
-                await self._store.copy(item.key, new + item.key.removeprefix(old), source_match=item.etag)
+                target, before = new + key.removeprefix(old), copies.get(key)
+                over = None if before is None else before.written.etag
+                if target == new:
+                    # An empty directory is there, or none: it is no matter which.
+                    written = await self._store.copy(key, target, source_match=etag)
+                else:
+                    written = await self._copier.copy(key, etag, size, target, over)
+                copies[key] = _Copy(etag, written)
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for item in objects:
-                    group.create_task(copy(item))
-        except BaseExceptionGroup as error:
-            raise error.exceptions[0] from None
-        for at in range(0, len(objects), PAGE_MAXIMUM):
-            failed = await self._store.delete_many([item.key for item in objects[at : at + PAGE_MAXIMUM]])
+            held = await self._copy_all(node, found, copies, copy)
+        except BaseException:
+            await asyncio.shield(self._take_back(old, new, copies))
+            raise
+        async with held:
+            names.nodes.move(node, directory, name)
+            local = []
+            for child in _below(node):
+                key = names.key(child)
+                done = copies.get(old + key.removeprefix(new))
+                if done is None or done.etag != child.etag:
+                    child.expires = 0.0  # it is not what was known
+                if done is not None:
+                    _take_version(child, key, done.written.etag)
+                elif child.contents is not None:
+                    child.contents.key = key
+                if child.is_local:
+                    local.append(child)
+        await self._delete_all(copies)
+        return local
+
+    async def _copy_all(
+        self,
+        directory: Node,
+        found: dict[str, tuple[str, int]],
+        copies: dict[str, _Copy],
+        copy: Callable[[str, str, int], Coroutine[Any, Any, None]],
+    ) -> AsyncExitStack:
+        """Copy until all that is known is copied; return what keeps more from coming."""
+        await all_of(copy(key, etag, size) for key, (etag, size) in found.items())
+        while True:
+            busy = sorted(_busy(directory), key=lambda node: node.number)
+            async with AsyncExitStack() as stack:
+                for node in busy:
+                    await stack.enter_async_context(self._lock(node))
+                late = [
+                    (key, node.etag, node.size)
+                    for node in _below(directory)
+                    if node.etag is not None and not node.is_directory
+                    for key in [self._names.key(node)]
+                    if node.number in {each.number for each in busy}
+                    and (key not in copies or copies[key].etag != node.etag)
+                ]
+                await all_of(copy(*each) for each in late)
+                if {node.number for node in _busy(directory)} <= {node.number for node in busy}:
+                    return stack.pop_all()
+
+    async def _take_back(self, old: str, new: str, copies: dict[str, _Copy]) -> None:
+        """Delete the copies that were made: the directory stays where it was."""
+        with suppress(StoreError):  # there are two of them then: nothing is lost
+            await all_of(
+                self._copier.delete(new + key.removeprefix(old), done.written.etag)
+                for key, done in copies.items()
+            )
+
+    async def _delete_all(self, copies: dict[str, _Copy]) -> None:
+        """Delete what was copied, but what somebody else has written since."""
+        if self._store.capabilities.conditional_delete:
+            at_once = asyncio.Semaphore(COPIES_AT_ONCE)
+
+            async def delete(key: str, etag: str) -> None:
+                async with at_once:
+                    await self._copier.delete(key, etag)
+
+            await all_of(delete(key, done.etag) for key, done in copies.items())
+            return
+        keys = list(copies)
+        for at in range(0, len(keys), PAGE_MAXIMUM):
+            failed = await self._store.delete_many(keys[at : at + PAGE_MAXIMUM])
             for reason in failed.values():
                 raise reason
-        names.nodes.move(node, directory, name)
-        _forget_versions(node)
 
     async def _all_below(self, key: str) -> list[Listed]:
         found: list[Listed] = []
@@ -101,10 +201,26 @@ class Renamer:
                 return found
 
 
-def _forget_versions(directory: Node) -> None:
-    """Let everything below a directory be asked for again: copies may have other ETags."""
+def _below(directory: Node) -> Iterator[Node]:
+    """Yield a directory and all that is known below it."""
     waiting = [directory]
     while waiting:
         node = waiting.pop()
-        node.listed_until = node.expires = 0.0
+        yield node
         waiting += node.children.values()
+
+
+def _busy(directory: Node) -> Iterator[Node]:
+    """Yield what is known below a directory that may be written."""
+    return (node for node in _below(directory) if not node.is_directory and (node.opens or node.is_local))
+
+
+def _take_version(node: Node, key: str, etag: str) -> None:
+    """Take note of the object that a file is from now on: the bytes are the same."""
+    contents, node_etag = node.contents, node.etag
+    node.etag = etag
+    if contents is not None:
+        contents.key = key
+        if contents.etag == node_etag:
+            contents.etag = etag
+        contents.forget_reader()

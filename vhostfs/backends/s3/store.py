@@ -42,7 +42,7 @@ class Capabilities:
     conditional_source: bool = True
     """A copy heeds x-amz-copy-source-if-match."""
     conditional_copy: bool = True
-    """A copy heeds If-None-Match on its target."""
+    """A copy heeds If-Match and If-None-Match on its target."""
     conditional_delete: bool = True
     """DELETE heeds If-Match."""
     multipart: bool = True
@@ -254,9 +254,13 @@ class ObjectStore(Protocol):
         headers: Headers | None = None,
         *,
         source_match: str | None = None,
+        if_match: str | None = None,
         if_absent: bool = False,
     ) -> Written:
-        """Copy an object of up to COPY_MAXIMUM; with headers these replace what the source has."""
+        """Copy an object of up to COPY_MAXIMUM; with headers these replace what the source has.
+
+        if_match and if_absent are of what is there already; without `conditional_copy` they are not heeded.
+        """
 
     async def delete(self, key: str, *, if_match: str | None = None) -> None:
         """Delete an object; one that is not there is no error, unless if_match is given."""

@@ -195,12 +195,13 @@ class S3Client:
         headers: Headers | None = None,
         *,
         source_match: str | None = None,
+        if_match: str | None = None,
         if_absent: bool = False,
     ) -> Written:
         """Copy an object (CopyObject); as ObjectStore.copy."""
         if source == key and headers is not None and not self._server.replace_metadata:
             return await self._rewrite(key, headers, source_match)
-        conditions = await self._condition(key, None, if_absent, self._server.conditional_copy)
+        conditions = await self._condition(key, if_match, if_absent, self._server.conditional_copy)
         if not self._server.conditional_source:
             await self._condition(source, source_match, False, False)
         sent = {
