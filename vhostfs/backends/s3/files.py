@@ -106,7 +106,7 @@ class FileOperations(Operations):
         flags: WriteFlags,
     ) -> int:
         """Take data into the spool; where there is no room, wait until commits have made some."""
-        handle = _held(handle)
+        handle = _current(handle)
         if self._commits.is_short(data.size):
             await self._commits.room()
         while True:
@@ -152,13 +152,19 @@ class FileOperations(Operations):
                     self._drop_contents(found)
                 else:
                     contents.close()
+            if found.gone:
+                self._commits.forget(found)
             self._names.nodes.drop_unused(found)
+
+    async def fsyncdir(self, caller: Caller, node: int, handle: Handle | None, datasync: bool) -> None:
+        """Commit the directory, and what is in it."""
+        await self._commits.synchronize_names(self._directory(node))
 
     async def fallocate(
         self, caller: Caller, node: int, handle: Handle | None, mode: int, offset: int, length: int
     ) -> None:
         """Grow a file, or let a range hold zeros. Nothing can be reserved in a bucket."""
-        handle = _held(handle)
+        handle = _current(handle)
         contents = handle.contents
         if offset < 0 or length <= 0:
             fail(errno.EINVAL)
@@ -195,6 +201,14 @@ class FileOperations(Operations):
         old.users -= 1
         if not old.users:
             old.close()
+
+
+def _current(handle: Handle | None) -> Handle:
+    """Return the handle; ESTALE where the file was opened anew since, because it had become another."""
+    handle = _held(handle)
+    if handle.contents is not handle.node.contents and not handle.node.gone:
+        fail(errno.ESTALE)
+    return handle
 
 
 def _held(handle: Handle | None) -> Handle:

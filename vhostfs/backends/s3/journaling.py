@@ -188,14 +188,14 @@ class Journaling:
                 continue
             if other is not None:
                 older = other if other.sequence < intent.sequence else intent
-                self._set_aside(older, REPLACED)
+                self.set_aside(older, REPLACED)
                 if older is intent:
                     continue
             by_key[intent.key] = intent
         for intent in by_key.values():
             node = self._node(intent)
             if node is None:
-                self._set_aside(intent, UNNAMED)
+                self.set_aside(intent, UNNAMED)
                 continue
             node.intent, node.etag, node.size = intent, intent.etag, intent.size
             node.posix = PosixMetadata() if intent.headers is None else decoded(intent.headers)
@@ -209,7 +209,8 @@ class Journaling:
                 contents.size, contents.base_size, contents.changed = intent.size, intent.base_size, True
             yield node
 
-    def _set_aside(self, intent: Intent, reason: str) -> None:
+    def set_aside(self, intent: Intent, reason: str) -> None:
+        """Keep what is promised apart from the file; raise OSError."""
         intent.conflict = reason
         self.journal.enter(intent)
 

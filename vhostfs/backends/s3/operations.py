@@ -180,6 +180,8 @@ class Operations(Filesystem[Handle]):
         """Give up the contents of a file that nobody has open, unless the bucket does not have them yet."""
         contents = node.contents
         if contents is None or contents.users or ((contents.changed or contents.sending) and not node.gone):
+            if contents is not None and not contents.users:
+                contents.file.rest()
             return
         node.size = contents.size
         contents.close()

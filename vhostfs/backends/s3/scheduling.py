@@ -22,7 +22,7 @@ from vhostfs.backends.s3.committing import Committer, Conflict
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import LOST
 from vhostfs.backends.s3.journaling import Journaling
-from vhostfs.backends.s3.namespace import Namespace
+from vhostfs.backends.s3.namespace import KEY_MAXIMUM, NAME_MAXIMUM, Namespace
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, UnavailableError
@@ -146,6 +146,8 @@ class Commits:
             await self.now(node)
             return
         await self.promise(node)
+        if self.is_short(node.contents.size if node.contents is not None else 0):
+            await self.room()
         error, node.error = node.error, None
         if error is not None:
             raise error
@@ -169,6 +171,8 @@ class Commits:
     async def make(self, node: Node, body: bytes) -> None:
         """Write a new object, or promise it; raise StoreError."""
         if self.writeback:
+            if self.is_short(len(body)):
+                await self.room()
             await self.promise(node, body)
             return
         async with self.lock(node):
@@ -208,8 +212,7 @@ class Commits:
             node.contents.give_up_stream()
             node.contents.changed = False
         node.pending = False
-        self._waiting.pop(node.number, None)
-        self._changed.pop(node.number, None)
+        self.forget(node)
         self._progressed()
 
     def moved(self, node: Node, replaced: Node | None) -> None:
@@ -235,6 +238,17 @@ class Commits:
             waiting += node.children.values()
         for node in reversed(found):
             await self.now(node)
+
+    async def synchronize_names(self, directory: Node) -> None:
+        """Do what fsync(2) of a directory waits for; raise OSError."""
+        for child in list(directory.children.values()):
+            await self.now(child)
+        await self.synchronize(directory)
+
+    def forget(self, node: Node) -> None:
+        """Forget a file without a name, of which nothing is to be committed."""
+        self._waiting.pop(node.number, None)
+        self._changed.pop(node.number, None)
 
     async def _commit(self, node: Node) -> None:
         """Commit a file whose lock is held."""
@@ -269,26 +283,37 @@ class Commits:
             # It is there: that is all that was wanted.
             node.pending, node.posix, node.expires = False, None, 0.0
             return True
-        contents = node.contents
-        if contents is None or not contents.changed or node.parent is None:
-            if node.pending and not node.is_directory and node.etag is not None:
-                node.pending, node.posix, node.expires = False, None, 0.0  # of another object
-                if self._journaling is not None:
-                    self._journaling.forget(node)
+        contents, directory = node.contents, node.parent
+        if directory is None:
             return False
-        if self._conflict is Conflict.CONFLICT_COPY and contents.is_whole:
-            await self._copy_beside(node, contents)
+        if contents is None or not contents.changed:
+            self._forget_attributes(node, directory, error)
+            return False
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        beside = f".conflict-{socket.gethostname()[:40]}-{stamp}-{time.time_ns() % 1_000_000:06d}"
+        name = node.name.encode()[: NAME_MAXIMUM - len(beside.encode())].decode(errors="ignore") + beside
+        fits = len(self._names.child_key(directory, name).encode()) <= KEY_MAXIMUM
+        if self._conflict is Conflict.CONFLICT_COPY and contents.is_whole and fits:
+            await self._copy_beside(node, contents, directory, name)
             return True
         return False
 
-    async def _copy_beside(self, node: Node, contents: Contents) -> None:
+    def _forget_attributes(self, node: Node, directory: Node, error: ConditionError) -> None:
+        """Let a file be what somebody else has made of it; a link that was promised is kept apart."""
+        node.pending, node.posix, node.expires = False, None, 0.0
+        if self._journaling is not None and node.intent is not None:
+            if node.etag is None:
+                self._journaling.set_aside(node.intent, error.strerror or "")
+                node.intent = None
+            else:
+                self._journaling.forget(node)
+        if node.etag is None and not node.is_directory:
+            self._names.nodes.detach(node)
+            directory.listed_until = 0.0
+
+    async def _copy_beside(self, node: Node, contents: Contents, directory: Node, name: str) -> None:
         """Let a file be another one, beside the one that somebody else has written."""
-        old, directory = self._names.key(node), node.parent
-        assert directory is not None
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        name = (
-            f"{node.name[:180]}.conflict-{socket.gethostname()[:40]}-{stamp}-{time.time_ns() % 1_000_000:06d}"
-        )
+        old = self._names.key(node)
         self._names.nodes.move(node, directory, name)
         directory.listed_until = 0.0
         contents.key, contents.etag, node.etag, contents.base_size = self._names.key(node), None, None, 0
@@ -300,13 +325,13 @@ class Commits:
     async def give_up(self, node: Node, contents: Contents, error: OSError) -> None:
         """Take what cannot be committed away from a file that nobody has open, and keep it if that can be."""
         key = self._names.key(node)
-        if self._journaling is None:
+        lost = isinstance(error, ConditionError) and self._spool.free() > FREE_MINIMUM
+        if self._journaling is None or not lost:
             logger.info("%s: what was written is given up: %s", key, error.strerror)
         else:
             await self._journaling.keep(node, contents, error.strerror or "")
             logger.warning("%s: what was written is kept in the state directory: %s", key, error.strerror)
-        self._waiting.pop(node.number, None)
-        self._changed.pop(node.number, None)
+        self.forget(node)
         contents.changed = node.pending = False
         node.posix, node.expires = None, 0.0
         if node.etag is None and not node.gone:

@@ -171,7 +171,7 @@ class S3Settings(Backend):
 
     def _state(self, url: str, shown: S3Options) -> Spool:
         """Return the state directory; in sync mode, files without names where there can be none."""
-        if self.local_store:
+        if self.local_store or self.read_only:
             return Spool(SPOOL_DIRECTORY)
         named = self.state_dir is not None
         path = default_state_directory(os.environ) if self.state_dir is None else Path(self.state_dir)

@@ -207,8 +207,8 @@ class Journal:
     def _files_durable(self, numbers: Sequence[str]) -> None:
         for number in numbers:
             try:
-                descriptor = self.state.create(f"{number}{DATA}")
-            except OSError:
+                descriptor = self.state.open(f"{number}{DATA}")
+            except FileNotFoundError:
                 continue
             try:
                 os.fdatasync(descriptor)
@@ -329,9 +329,7 @@ class Journal:
         if not intent.extents:
             return
         try:
-            descriptor = os.open(
-                f"{number}{DATA}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.state.descriptor
-            )
+            descriptor = self.state.open(f"{number}{DATA}")
             was_there = True
         except FileNotFoundError:
             descriptor, was_there = self.state.create(f"{number}{DATA}"), False

@@ -81,6 +81,10 @@ class StateDirectory(Spool):
         flags |= os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(name, flags, 0o600, dir_fd=self.descriptor)
 
+    def open(self, name: str) -> int:
+        """Return a descriptor of a file that is there."""
+        return os.open(name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self.descriptor)
+
     def names(self) -> Iterator[str]:
         """Yield the names of all files of data."""
         with os.scandir(self.descriptor) as found:
