@@ -74,12 +74,7 @@ class StateDirectory(Spool):
 
     def found(self, name: str) -> SpoolFile:
         """Return a file that an earlier daemon has left."""
-        return SpoolFile(self, name)
-
-    def create(self, name: str, flags: int = 0) -> int:
-        """Make a file, and return a descriptor of it."""
-        flags |= os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(name, flags, 0o600, dir_fd=self.descriptor)
+        return SpoolFile(self, name, is_there=True)
 
     def open(self, name: str) -> int:
         """Return a descriptor of a file that is there."""
