@@ -10,6 +10,7 @@ import json
 import os
 import random
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ async def _files(client: Client) -> dict[str, bytes]:
             if kind.name == "DIRECTORY":
                 waiting.append(path)
             else:
-                found[path] = await client.read_bytes(path)
+                with suppress(FileNotFoundError):  # listed, and then seen to be deleted
+                    found[path] = await client.read_bytes(path)
     return found
 
 

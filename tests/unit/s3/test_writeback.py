@@ -16,6 +16,7 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient
+from vhostfs.backends.s3 import scheduling
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.filesystem import S3Filesystem
@@ -24,6 +25,7 @@ from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.options import S3Options
 from vhostfs.backends.s3.scheduling import Write
 from vhostfs.errors import StartError
+from vhostfs.fuse_abi.structures import SetattrIn
 from vhostfs.testing import Client, mount
 
 pytestmark = pytest.mark.anyio
@@ -306,3 +308,102 @@ async def test_many_files_are_sent_side_by_side(mounted: Mounted, server: FakeS3
         assert filesystem.pending().files == 0
     assert server.requests["PutObject"] == 100
     assert server.busiest >= 16
+
+
+async def test_who_closes_next_is_told_what_went_wrong_meanwhile(
+    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once; and it is tried until it can be."""
+    monkeypatch.setattr(scheduling, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(scheduling, "RETRY_SECONDS", 0.0)
+    server.fail(Kind.STATUS, "PutObject", status=403, code="AccessDenied", times=3)
+    async with mounted() as (client, _):
+        entry, opened = await client.create_at(client.root, "file", os.O_WRONLY, 0o600)
+        await client.write(entry.nodeid, opened.fh, 0, DATA)
+        await client.flush(entry.nodeid, opened.fh)
+        while server.requests["PutObject"] < 3:
+            await server.changed()
+        await _refused(errno.EACCES, client.flush(entry.nodeid, opened.fh))
+        while server.requests["PutObject"] < 4:
+            await server.changed()
+        await client.fsync(entry.nodeid, opened.fh)
+        assert server.bucket.objects["file"].data == DATA
+        await client.flush(entry.nodeid, opened.fh)
+        await client.release(entry.nodeid, opened.fh)
+
+
+async def test_who_writes_waits_when_much_is_waiting(
+    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until some of it is in the bucket."""
+    monkeypatch.setattr(scheduling, "SETTLE_SECONDS", 3600.0)
+    monkeypatch.setattr(scheduling, "FILES_MAXIMUM", 4)
+    async with mounted() as (client, filesystem):
+        for number in range(20):
+            await client.write_bytes(f"/{number}", DATA)
+            assert filesystem.pending().files <= 5
+        assert len(server.bucket.objects) >= 15
+        await filesystem.sync()
+    assert len(server.bucket.objects) == 20
+
+
+async def test_what_a_store_that_is_away_does_not_take_waits_for_the_next_daemon(
+    mounted: Mounted, server: FakeS3
+) -> None:
+    """Nothing of it is lost when the mount ends."""
+    async with mounted() as (client, filesystem):
+        await client.write_bytes("/file", DATA)
+        await client.write_bytes("/other", DATA)
+        server.fail(Kind.DROP, "PutObject", times=1000)
+    assert not server.bucket.objects
+    server.faults.clear()
+    async with mounted() as (client, filesystem):
+        assert await client.read_bytes("/file") == DATA
+        await filesystem.recovered()
+    assert sorted(server.bucket.objects) == ["file", "other"]
+
+
+async def test_an_upload_that_another_writer_met_is_sent_again(mounted: Mounted, server: FakeS3) -> None:
+    """As S3 asks for it."""
+    data = os.urandom(9 * MIB)
+    async with mounted(write=Write.SYNC) as (client, _):
+        server.fail_with(409, "ConditionalRequestConflict", "CompleteMultipartUpload")
+        await client.write_bytes("/file", data)
+        assert server.bucket.objects["file"].data == data
+        assert server.requests["CreateMultipartUpload"] == 2
+        server.fail_with(404, "NoSuchUpload", "UploadPart")
+        await client.write_bytes("/file", data[::-1])
+        assert server.bucket.objects["file"].data == data[::-1]
+    assert not server.bucket.uploads
+
+
+async def test_attributes_of_what_somebody_else_has_replaced_are_not_set(
+    mounted: Mounted, server: FakeS3
+) -> None:
+    """And who asks for them to be there is told."""
+    server.bucket.put("file", b"base", {})
+    async with mounted() as (client, _):
+        node = (await client.lookup(client.root, "file")).nodeid
+        handle = (await client.open_node(node, os.O_RDWR)).fh
+        await client.setattr(node, SetattrIn(valid=1 | 64, mode=0o700, fh=handle))
+        server.bucket.put("file", b"theirs", {})
+        await _refused(errno.ESTALE, client.fsync(node, handle))
+        await client.release(node, handle)
+        assert await client.read_bytes("/file") == b"theirs"
+    assert "x-amz-meta-mode" not in server.bucket.objects["file"].headers
+
+
+async def test_nothing_is_written_to_what_has_become_another_file(mounted: Mounted, server: FakeS3) -> None:
+    """Who opened it before is told at once."""
+    server.bucket.put("file", b"base", {})
+    async with mounted(write=Write.SYNC, seconds=0.0) as (client, _):
+        node = (await client.lookup(client.root, "file")).nodeid
+        old = (await client.open_node(node, os.O_RDWR)).fh
+        server.bucket.put("file", b"theirs", {})
+        new = (await client.open_node(node, os.O_RDWR)).fh
+        await _refused(errno.ESTALE, client.write(node, old, 0, b"lost"))
+        await client.write(node, new, 0, b"ours")
+        await client.fsync(node, new)
+        for handle in (old, new):
+            await client.release(node, handle)
+    assert server.bucket.objects["file"].data == b"oursrs"

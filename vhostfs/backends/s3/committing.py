@@ -82,7 +82,7 @@ class Committer:
         """Bring all changes of a file or directory to the bucket; raise StoreError, and keep the changes."""
         intent = node.intent
         if intent is not None and intent.recovered:
-            await self._look_for(node, intent)
+            await self.look_for(node, intent)
         contents = node.contents
         if contents is not None and contents.changed:
             for left in range(UPLOADS_MAXIMUM - 1, -1, -1):
@@ -131,31 +131,36 @@ class Committer:
         known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent)
         return known is not None and known > intent.sequence
 
-    async def _look_for(self, node: Node, intent: Intent) -> None:
-        """See whether an intent that was found in the journal was carried out before the daemon ended."""
+    async def look_for(self, node: Node, intent: Intent) -> None:
+        """See whether an intent that was found in the journal was carried out before the daemon ended.
+
+        Nothing is to be committed of the file, if so. Its lock is held. Raise StoreError.
+        """
         assert self._journal is not None
         try:
             found = await self._store.head(self._namespace.key(node))
         except MissingError:
             found = None
+        intent.recovered = False
+        known = None
         if found is not None:
             known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent)
-            if known is not None:
-                node.etag = found.etag
-                if node.contents is not None:
-                    node.contents.etag = found.etag
-                if known > intent.sequence:
-                    node.pending = False
-                    if node.contents is not None:
-                        node.contents.changed = False
-                    node.modified, node.size = found.modified, found.size
-                    self._namespace.believe(node)
-        elif intent.deleting:
-            node.pending = False
+        there = None if found is None else found.etag
+        is_deleted = intent.deleting and there != intent.etag
+        if is_deleted or (known is not None and known > intent.sequence):
+            node.pending, node.posix, node.expires = False, None, 0.0
             if node.contents is not None:
                 node.contents.changed = False
-            self._namespace.nodes.detach(node)
-        intent.recovered = False
+                node.contents.close()
+                node.contents = None
+            if found is None:
+                self._namespace.nodes.detach(node)
+            else:
+                node.etag, node.size, node.modified = found.etag, found.size, found.modified
+        elif known is not None:
+            node.etag = there
+            if node.contents is not None:
+                node.contents.etag = there
 
     async def make(self, node: Node, body: bytes) -> None:
         """Write a new object: of a directory, a link, or a file that is there at once. Raise StoreError."""

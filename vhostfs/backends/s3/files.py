@@ -31,6 +31,7 @@ class FileOperations(Operations):
         if writes or flags & os.O_TRUNC:
             self._writable()
         if not found.gone:
+            await self._commits.look(found)
             await self._names.refresh(found)
         if found.type != stat.S_IFREG:
             fail(_NOT_OPENED.get(found.type, errno.ENXIO))

@@ -136,7 +136,9 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         if name == "..":
             return self._entry(directory.parent or directory)
         node = await self._names.find(directory, name)
-        if node is None:
+        if node is not None:
+            await self._commits.look(node)
+        if node is None or node.gone:
             return None
         if self._options.metadata is Metadata.FULL:
             await self._names.refresh(node)
@@ -291,6 +293,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 both = [node] if replaced is None else sorted((node, replaced), key=lambda each: each.number)
                 for each in both:
                     await held.enter_async_context(self._commits.lock(each))
+                if replaced is not None:
+                    self._commits.deleting(replaced)
                 await self._renamer.move_file(node, target, new_name, replaced)
                 self._commits.moved(node, replaced)
             if replaced is not None:

@@ -107,6 +107,7 @@ class Journaling:
             if old is not None:
                 self.journal.leave(old)
             node.intent = intent
+        intent.deleting = False
         intent.key = self._names.key(node)
         intent.etag = node.etag
         intent.headers = None if node.posix is None else encoded(node.posix)

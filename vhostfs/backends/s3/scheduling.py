@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -25,7 +25,7 @@ from vhostfs.backends.s3.journaling import Journaling
 from vhostfs.backends.s3.namespace import KEY_MAXIMUM, NAME_MAXIMUM, Namespace
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.spool import Spool
-from vhostfs.backends.s3.store import ConditionError, UnavailableError
+from vhostfs.backends.s3.store import ConditionError, StoreError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,17 @@ class Commits:
             async with self.lock(node):
                 if node.is_changed and not node.gone:
                     await self._commit(node)
+
+    async def look(self, node: Node) -> None:
+        """See whether what was found of a file in the journal is in the bucket already, if it can be seen."""
+        if node.intent is None or not node.intent.recovered:
+            return
+        with suppress(StoreError):
+            async with self.lock(node):
+                if node.intent is not None and node.intent.recovered:
+                    await self._committer.look_for(node, node.intent)
+                    if not node.is_changed:
+                        self.deleted(node)
 
     async def settle(self, node: Node) -> None:
         """Do what close(2) waits for; raise OSError."""

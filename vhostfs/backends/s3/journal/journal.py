@@ -66,12 +66,12 @@ class Journal:
         self.name = secrets.token_hex(4)
         """Tells this mount's writes from those of others; it stays the same as long as the journal."""
         self._sequence = 0
-        self._log = -1
+        self._log = self._old_log = -1
         self._size = 0
         self._appended = 0
         self._durable = 0
         self._synchronizing: asyncio.Task[None] | None = None
-        self._renewed = False
+        self._old_size = 0
         self._failed = False
         self._recover()
 
@@ -135,9 +135,7 @@ class Journal:
     async def upload_begun(self, note: UploadNote, upload: str) -> None:
         """Note an upload's name, before it has parts; raise OSError."""
         note.upload = upload
-        self._append(
-            {"is": "upload", "number": note.number, "key": note.key, "begun": note.begun, "name": upload}
-        )
+        self._append(_noted(note))
         await self.durable()
 
     def upload_ended(self, note: UploadNote) -> None:
@@ -173,22 +171,23 @@ class Journal:
         try:
             if self._failed or self._size > (LOG_MAXIMUM if self.intents else LOG_IDLE_MAXIMUM):
                 await self._renew()
-            reached, log, renewed = self._appended, self._log, self._renewed
+            reached, log, is_new = self._appended, self._log, self._old_log >= 0
 
             def work() -> None:
                 os.fdatasync(log)
-                if renewed:
+                if is_new:
                     self.state.rename(NEXT_LOG, LOG)
                     self.state.synchronize()
 
             try:
                 await asyncio.get_running_loop().run_in_executor(None, work)
             except OSError:
-                self._failed = (
-                    True  # what the host has not written it may not remember: write all of it again
-                )
+                self._failed = True  # what was not written may be forgotten: all of it is written again
                 raise
-            self._renewed = self._failed = False
+            if is_new:
+                os.close(self._old_log)
+                self._old_log = -1
+            self._failed = False
             self._durable = reached
         finally:
             self._synchronizing = None
@@ -217,32 +216,34 @@ class Journal:
         self.state.synchronize()
 
     def _write_anew(self) -> None:
-        """Write a log with what holds; it takes the old one's place when it is durable."""
+        """Write a log with what holds; it takes the old one's place when it is durable.
+
+        Until then what is written down goes into both: whichever is found holds.
+        """
         self.state.unlink(NEXT_LOG)
+        records = [{"is": "journal", "format": FORMAT, "name": self.name, "sequence": self._sequence}]
+        records += [_noted(note) for note in self.uploads.values()]
         log = self.state.create(NEXT_LOG, os.O_APPEND)
-        if self._log >= 0:
-            os.close(self._log)
-        self._log, self._size, self._renewed = log, 0, True
-        self._append({"is": "journal", "format": FORMAT, "name": self.name, "sequence": self._sequence})
-        for intent in self.intents.values():
-            text, data = said(intent, (), intent.extents)
-            self._append(text, data)
-        for note in self.uploads.values():
-            named = {} if note.upload is None else {"name": note.upload}
-            self._append(
-                {"is": "upload", "number": note.number, "key": note.key, "begun": note.begun, **named}
-            )
+        size = 0
+        try:
+            for text in records:
+                size = _write(log, size, encoded_record(text))
+            for intent in self.intents.values():
+                size = _write(log, size, encoded_record(*said(intent, (), intent.extents)))
+        except BaseException:
+            os.close(log)
+            raise
+        if self._old_log < 0:
+            self._old_log, self._old_size = self._log, self._size
+        else:
+            os.close(self._log)  # one that never took its place
+        self._log, self._size = log, size
 
     def _append(self, text: dict[str, Any], data: bytes = b"") -> None:
-        record = memoryview(encoded_record(text, data))
-        at = 0
-        try:
-            while at < len(record):
-                at += os.write(self._log, record[at:])
-        except OSError:
-            os.ftruncate(self._log, self._size)
-            raise
-        self._size += len(record)
+        record = encoded_record(text, data)
+        if self._old_log >= 0:
+            self._old_size = _write(self._old_log, self._old_size, record)
+        self._size = _write(self._log, self._size, record)
         self._appended += 1
 
     def _append_surely(self, text: dict[str, Any]) -> None:
@@ -279,7 +280,7 @@ class Journal:
         os.fdatasync(self._log)
         self.state.rename(NEXT_LOG, LOG)
         self.state.synchronize()
-        self._renewed, self._durable = False, self._appended
+        self._durable = self._appended
 
     def _read_log(self, log: int, entered: dict[str, list[Entered]]) -> str:
         """Take what a log says; return what is wrong with it, if anything."""
@@ -357,13 +358,31 @@ class Journal:
 
     def close(self) -> None:
         """Give the journal up: what it says is found by the next daemon."""
-        if self._log >= 0:
-            os.close(self._log)
-            self._log = -1
+        for log in (self._log, self._old_log):
+            if log >= 0:
+                os.close(log)
+        self._log = self._old_log = -1
         self.state.close()
 
 
 LOST: Final = "its data is gone from the state directory"
+
+
+def _noted(note: UploadNote) -> dict[str, Any]:
+    named = {} if note.upload is None else {"name": note.upload}
+    return {"is": "upload", "number": note.number, "key": note.key, "begun": note.begun, **named}
+
+
+def _write(log: int, size: int, record: bytes) -> int:
+    """Write a record at a log's end, and return its new size; all of it or, with OSError, nothing."""
+    view, at = memoryview(record), 0
+    try:
+        while at < len(view):
+            at += os.write(log, view[at:])
+    except OSError:
+        os.ftruncate(log, size)
+        raise
+    return size + len(record)
 
 
 def _read(descriptor: int, begin: int, end: int) -> bytes:
