@@ -172,3 +172,5 @@ int passthrough_backing_open(struct request *request, uint64_t nodeid, int fd, s
 void passthrough_backing_close(struct request *request, uint64_t nodeid);
 /* passthrough_locks.c: called by FLUSH and RELEASE. */
 void passthrough_drop_posix_locks(struct request *request, struct handle *handle, uint64_t owner);
+/* Called by RELEASE: who locked by this handle last has none left, or was this open file. */
+void passthrough_drop_handle_locks(struct request *request, struct handle *handle, uint64_t fh);

@@ -427,6 +427,7 @@ int32_t passthrough_release(struct request *request)
         (void)flock(handle->fd, LOCK_UN);
     if ((in->release_flags & FUSE_RELEASE_FLUSH) != 0)
         passthrough_drop_posix_locks(request, handle, in->lock_owner);
+    passthrough_drop_handle_locks(request, handle, in->fh);
     return passthrough_close_handle(request, in->fh) ? 0 : -EBADF;
 }
 

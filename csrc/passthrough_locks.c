@@ -1,7 +1,8 @@
 /* Passthrough: POSIX and flock locks on the host.
  *
  * A guest's POSIX lock belongs to an owner (a process of the guest) and a file, whatever descriptor it came
- * through, and goes when the owner closes any. The host's nearest are open-file-description locks; so each
+ * through, and goes when the owner closes any; that of an open file (F_OFD_SETLK) comes with an owner of its own, and goes,
+ * unsaid, when the file is closed. The host's nearest are open-file-description locks; so each
  * (nodeid, owner) that locks has an open file description of its own here, for as long as it may hold a lock.
  * flock locks belong to the guest's open file, which is a handle's descriptor as it is. The host does not
  * detect deadlocks between open file descriptions.
@@ -24,6 +25,7 @@ struct lock_owner {
     struct lock_owner *next;
     uint64_t nodeid;
     uint64_t owner;
+    uint64_t fh;  /* the handle that it locked by last; under the table's mutex */
     uint32_t pid; /* of the guest's process, as it last said; under the table's mutex */
     int fd;
     uint32_t users; /* requests that hold it now, under the table's mutex */
@@ -103,17 +105,20 @@ static struct lock_owner **find_link(struct lock_table *table, uint64_t nodeid, 
     return link;
 }
 
-/* The owner's open file description, held until give_back, and its process if pid is not 0. NULL: it has none. */
-static struct lock_owner *take_known(struct lock_table *table, uint64_t nodeid, uint64_t owner, uint32_t pid)
+/* The owner's open file description, held until give_back. Who locks is noted with its handle and process. NULL: it has none. */
+static struct lock_owner *take_known(struct lock_table *table, uint64_t nodeid, const struct fuse_lk_in *in,
+                                     bool locks)
 {
     if (atomic_load_explicit(&table->count, memory_order_acquire) == 0)
         return NULL;
     pthread_mutex_lock(&table->mutex);
-    struct lock_owner *found = *find_link(table, nodeid, owner);
+    struct lock_owner *found = *find_link(table, nodeid, in->owner);
     if (found != NULL)
         found->users++;
-    if (found != NULL && pid != 0)
-        found->pid = pid;
+    if (found != NULL && locks) {
+        found->fh = in->fh;
+        found->pid = in->lk.pid;
+    }
     pthread_mutex_unlock(&table->mutex);
     return found;
 }
@@ -167,7 +172,7 @@ static int take_owner(struct request *request, const struct handle *handle, cons
                       struct lock_owner **owner)
 {
     struct passthrough *share = passthrough_of(request);
-    *owner = take_known(share->locks, handle->nodeid, in->owner, in->lk.pid);
+    *owner = take_known(share->locks, handle->nodeid, in, true);
     if (*owner != NULL)
         return 0;
     if (atomic_load(&share->locks->count) >= LOCK_OWNERS_MAX)
@@ -182,39 +187,64 @@ static int take_owner(struct request *request, const struct handle *handle, cons
         handle_discount_descriptor(share->handles);
         return fd >= 0 ? -ENOLCK : fd;
     }
-    *made = (struct lock_owner){.nodeid = handle->nodeid, .owner = in->owner, .pid = in->lk.pid, .fd = fd};
+    *made = (struct lock_owner){
+        .nodeid = handle->nodeid, .owner = in->owner, .fh = in->fh, .pid = in->lk.pid, .fd = fd};
     *owner = list_owner(share->locks, made);
     return *owner != NULL ? 0 : -ENOLCK;
 }
 
-/* Take away all locks of an owner on a file, and its open file description where nobody waits with it. */
-static void drop_owner(struct lock_table *table, uint64_t nodeid, uint64_t id)
+/* Under the mutex: take away all locks of an owner. It is returned, to be freed, where nobody waits with it. */
+static struct lock_owner *drop(struct lock_table *table, struct lock_owner **link)
 {
-    struct lock_owner *owner = NULL;
-    struct lock_owner *idle = NULL;
-    pthread_mutex_lock(&table->mutex);
-    struct lock_owner **link = find_link(table, nodeid, id);
-    owner = *link;
-    if (owner != NULL && owner->users == 0) {
-        idle = owner;
+    struct lock_owner *owner = *link;
+    if (owner->users == 0) {
         *link = owner->next;
         atomic_fetch_sub(&table->count, 1);
-    } else if (owner != NULL) {
-        /* Another thread of the owner waits for a lock, and will have it, as on Linux: only what is held now
-         * goes. */
-        struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
-        (void)fcntl(owner->fd, F_OFD_SETLK, &all);
+        return owner;
     }
-    pthread_mutex_unlock(&table->mutex);
-    if (idle != NULL)
-        free_owner(table, idle);
+    /* Another thread of the owner waits for a lock, and will have it, as on Linux: only what is held now goes. */
+    struct flock all = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+    (void)fcntl(owner->fd, F_OFD_SETLK, &all);
+    return NULL;
 }
 
 void passthrough_drop_posix_locks(struct request *request, struct handle *handle, uint64_t owner)
 {
     struct lock_table *table = passthrough_of(request)->locks;
-    if (atomic_load_explicit(&table->count, memory_order_acquire) != 0)
-        drop_owner(table, handle->nodeid, owner);
+    if (atomic_load_explicit(&table->count, memory_order_acquire) == 0)
+        return;
+    pthread_mutex_lock(&table->mutex);
+    struct lock_owner **link = find_link(table, handle->nodeid, owner);
+    struct lock_owner *idle = *link != NULL ? drop(table, link) : NULL;
+    pthread_mutex_unlock(&table->mutex);
+    if (idle != NULL)
+        free_owner(table, idle);
+}
+
+void passthrough_drop_handle_locks(struct request *request, struct handle *handle, uint64_t fh)
+{
+    struct lock_table *table = passthrough_of(request)->locks;
+    if (atomic_load_explicit(&table->count, memory_order_acquire) == 0)
+        return;
+    struct lock_owner *unused = NULL;
+    pthread_mutex_lock(&table->mutex);
+    struct lock_owner **link = bucket_of(table, handle->nodeid);
+    while (*link != NULL) {
+        bool locked_by_it = (*link)->nodeid == handle->nodeid && (*link)->fh == fh;
+        struct lock_owner *idle = locked_by_it ? drop(table, link) : NULL;
+        if (idle == NULL) {
+            link = &(*link)->next;
+            continue;
+        }
+        idle->next = unused;
+        unused = idle;
+    }
+    pthread_mutex_unlock(&table->mutex);
+    while (unused != NULL) {
+        struct lock_owner *next = unused->next;
+        free_owner(table, unused);
+        unused = next;
+    }
 }
 
 /* ---- The operations ---- */
@@ -276,7 +306,7 @@ int32_t passthrough_getlk(struct request *request)
     struct flock lock;
     if ((in->lk_flags & FUSE_LK_FLOCK) != 0 || in->lk.type == F_UNLCK || !lock_from_guest(&in->lk, &lock))
         return -EINVAL;
-    struct lock_owner *owner = take_known(share->locks, handle->nodeid, in->owner, 0);
+    struct lock_owner *owner = take_known(share->locks, handle->nodeid, in, false);
     /* A handle's own description never holds POSIX locks, so it asks for an owner that has none. */
     int error = fcntl(owner != NULL ? owner->fd : handle->fd, F_OFD_GETLK, &lock) == 0 ? 0 : -errno;
     if (owner != NULL)
@@ -316,7 +346,7 @@ static int32_t set_posix_lock(struct request *request, struct handle *handle, co
     int error = 0;
     struct lock_owner *owner = NULL;
     if (lock.l_type == F_UNLCK)
-        owner = take_known(share->locks, handle->nodeid, in->owner, 0);
+        owner = take_known(share->locks, handle->nodeid, in, false);
     else
         error = take_owner(request, handle, in, &owner);
     if (owner == NULL)

@@ -179,6 +179,23 @@ static void closing_any_descriptor_drops_the_owners_locks(void)
     stage_end(&stage);
 }
 
+static void closing_an_open_file_drops_the_locks_that_came_by_it(void)
+{
+    struct stage stage;
+    stage_begin(&stage);
+    uint64_t first = stage.fh;
+    stage.fh = twin_open(&stage.twin, "file", O_RDWR);
+    CHECK_EQUAL(set_lock(&stage, ALICE, F_WRLCK, 0, 9), 0);
+    CHECK_EQUAL(set_lock(&stage, BOB, F_WRLCK, 10, 19), 0);
+    uint64_t second = stage.fh;
+    stage.fh = first;
+    CHECK_EQUAL(set_lock(&stage, BOB, F_WRLCK, 20, 29), 0);
+    twin_release(&stage.twin, "file", second);
+    CHECK_EQUAL(set_lock(&stage, BOB, F_WRLCK, 0, 9), 0);
+    CHECK_EQUAL(set_lock(&stage, ALICE, F_WRLCK, 10, 19), -EAGAIN);
+    stage_end(&stage);
+}
+
 static void locks_survive_the_name(void)
 {
     struct stage stage;
@@ -491,6 +508,7 @@ int main(void)
     PROMISE(getlk_names_the_lock_in_the_way);
     PROMISE(getlk_names_the_guests_process);
     PROMISE(closing_any_descriptor_drops_the_owners_locks);
+    PROMISE(closing_an_open_file_drops_the_locks_that_came_by_it);
     PROMISE(locks_survive_the_name);
     PROMISE(the_end_of_the_session_ends_all_locks);
     PROMISE(what_is_no_lock_is_refused);

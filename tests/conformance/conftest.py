@@ -39,7 +39,8 @@ _MEMORY: Final = f"{{{{type: memory, size: {SIZE}, inodes: {INODES}, mode: 0755}
 MOUNTS: Final = {
     "memory": _MEMORY,
     "overlay": f"{{{{type: overlay, lower: [{_MEMORY}, {_MEMORY}], upper: {_MEMORY}}}}}",
-    "passthrough": "{{type: passthrough, shared_dir: {tmpfs}, xattr: true, killpriv_v2: true}}",
+    "passthrough": "{{type: passthrough, shared_dir: {tmpfs}, xattr: true, killpriv_v2: true,"
+    " locks: {{posix: host, flock: host}}}}",
 }
 """What the daemon of this run serves."""
 

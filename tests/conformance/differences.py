@@ -11,7 +11,10 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What is otherwise, and why. `where` has kinds ("memory"), ways ("ring"), or both ("memory by ring")."""
+    """What is otherwise, and why.
+
+    `where` has kinds ("memory"), ways ("ring"; "requests" in this process), or both ("memory by ring").
+    """
 
     where: tuple[str, ...]
     what: str
@@ -59,13 +62,21 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "POSIX access control lists are refused with EOPNOTSUPP",
         "passthrough serves them where `posix_acl` is set, which these tests leave out; the others have none",
     ),
+    "no-locks": Difference(
+        (
+            *("memory by requests", "memory under layers", "overlay of directories"),
+            *("memory by ring", "overlay by ring"),
+        ),
+        "requests for locks are answered ENOSYS",
+        "locks are left to the kernel that mounts, which keeps them among its own programs",
+    ),
 }
 """By the key that promises ask for."""
 
 
 def differences(kind: str, way: str = "") -> frozenset[str]:
     """Return the keys of what is otherwise for a kind of file system that is reached in some way."""
-    here = {kind, way, f"{kind} by {way}"}
+    here = {kind, way, f"{kind} by {way or 'requests'}"}
     return frozenset(key for key, difference in DIFFERENCES.items() if here & set(difference.where))
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import struct
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.conformance.place import OpenFile, Place
@@ -16,6 +20,8 @@ from vhostfs.filesystem import Attr, StatFs
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _AT_EMPTY_PATH = 0x1000
 _GETDENTS64 = 217
+_LOCK_SECONDS = 30
+_FLOCK = struct.Struct("hhqqi4x")
 _LISTED_AT_ONCE = 512
 
 
@@ -64,6 +70,27 @@ class HostFile(OpenFile):
 
     def sync(self, *, data_only: bool = False) -> None:
         (os.fdatasync if data_only else os.fsync)(self.descriptor)
+
+    def lock(self, kind: int, start: int = 0, length: int = 0) -> None:
+        fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+
+    def wait_for_lock(self, kind: int, start: int = 0, length: int = 0) -> Callable[[], object]:
+        lock = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+        waiting: Future[bytes] = Future()
+
+        def wait() -> None:
+            waiting.set_result(fcntl.fcntl(self.descriptor, fcntl.F_OFD_SETLKW, lock))
+
+        threading.Thread(target=wait, daemon=True).start()
+        return partial(waiting.result, _LOCK_SECONDS)
+
+    def lock_in_the_way(self, kind: int, start: int = 0, length: int = 0) -> tuple[int, int, int] | None:
+        asked = _FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
+        found, _, start, length, _ = _FLOCK.unpack(fcntl.fcntl(self.descriptor, fcntl.F_OFD_GETLK, asked))
+        return None if found == fcntl.F_UNLCK else (found, start, length)
+
+    def flock(self, operation: int) -> None:
+        fcntl.flock(self.descriptor, operation)
 
     def close(self) -> None:
         os.close(self.descriptor)

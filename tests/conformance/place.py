@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from vhostfs.filesystem import Attr, StatFs
 
@@ -62,6 +62,22 @@ class OpenFile(ABC):
     @abstractmethod
     def sync(self, *, data_only: bool = False) -> None:
         """fsync(2), fdatasync(2)."""
+
+    @abstractmethod
+    def lock(self, kind: int, start: int = 0, length: int = 0) -> None:
+        """fcntl(2) with F_OFD_SETLK, of a kind such as F_WRLCK: each open file is an owner."""
+
+    @abstractmethod
+    def wait_for_lock(self, kind: int, start: int = 0, length: int = 0) -> Callable[[], object]:
+        """Begin fcntl(2) with F_OFD_SETLKW; return what waits for its end."""
+
+    @abstractmethod
+    def lock_in_the_way(self, kind: int, start: int = 0, length: int = 0) -> tuple[int, int, int] | None:
+        """fcntl(2) with F_OFD_GETLK: the kind, start and length of a lock in the way of such a one."""
+
+    @abstractmethod
+    def flock(self, operation: int) -> None:
+        """flock(2), with LOCK_NB or without."""
 
     @abstractmethod
     def close(self) -> None:

@@ -7,21 +7,31 @@ time and forgotten afterwards. What Linux checks before it asks is not checked h
 from __future__ import annotations
 
 import errno
+import fcntl
+import itertools
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tests.conformance.place import OpenFile, Place
 from tests.frontend.client import Caller, FuseClient
 from tests.operations.host_calls import STATX_BASIC_STATS, STATX_BTIME
 from vhostfs.filesystem import Attr, StatFs
-from vhostfs.fuse_abi.flags import FsyncFlags, OpenRequestFlags, SetattrValid, WriteFlags
+from vhostfs.fuse_abi.flags import FsyncFlags, OpenRequestFlags, ReleaseFlags, SetattrValid, WriteFlags
 from vhostfs.fuse_abi.opcodes import ROOT_ID
-from vhostfs.fuse_abi.structures import EntryOut, SetattrIn
+from vhostfs.fuse_abi.structures import EntryOut, FileLock, SetattrIn
 from vhostfs.testing import file_attr
 
 _U64 = (1 << 64) - 1
+_LOCK_END = (1 << 63) - 1
+_FLOCK_KINDS = {
+    fcntl.LOCK_SH: fcntl.F_RDLCK,
+    fcntl.LOCK_EX: fcntl.F_WRLCK,
+    fcntl.LOCK_UN: fcntl.F_UNLCK,
+}
+_OWNERS = itertools.count(0x10CC)
+"""Owners of locks: each open file is one of its own."""
 _LISTED_AT_ONCE = 512
 _LISTED_PLUS_AT_ONCE = 1024
 
@@ -45,6 +55,7 @@ class RequestFile(OpenFile):
         self.node = node
         self.fh = fh
         self._flags = flags
+        self._owner = next(_OWNERS)
 
     def stat(self) -> Attr:
         return file_attr(self._client.getattr(self.node, self.fh).attr)
@@ -85,10 +96,30 @@ class RequestFile(OpenFile):
         with optional():
             self._client.fsync(self.node, self.fh, FsyncFlags.FDATASYNC if data_only else 0)
 
+    def _file_lock(self, kind: int, start: int, length: int) -> FileLock:
+        return FileLock(start, start + length - 1 if length else _LOCK_END, kind)
+
+    def lock(self, kind: int, start: int = 0, length: int = 0) -> None:
+        self._client.setlk(self.node, self.fh, self._owner, self._file_lock(kind, start, length))
+
+    def wait_for_lock(self, kind: int, start: int = 0, length: int = 0) -> Callable[[], object]:
+        lock = self._file_lock(kind, start, length)
+        return self._client.start_setlkw(self.node, self.fh, self._owner, lock).result
+
+    def lock_in_the_way(self, kind: int, start: int = 0, length: int = 0) -> tuple[int, int, int] | None:
+        lock = self._file_lock(kind, start, length)
+        found = self._client.getlk(self.node, self.fh, self._owner, lock)
+        if found.type == fcntl.F_UNLCK:
+            return None
+        return found.type, found.start, 0 if found.end == _LOCK_END else found.end + 1 - found.start
+
+    def flock(self, operation: int) -> None:
+        self._client.flock(self.node, self.fh, self._owner, _FLOCK_KINDS[operation & ~fcntl.LOCK_NB])
+
     def close(self) -> None:
         with optional():
-            self._client.flush(self.node, self.fh)
-        self._client.release(self.node, self.fh)
+            self._client.flush(self.node, self.fh, self._owner)
+        self._client.release(self.node, self.fh, 0, ReleaseFlags.FLOCK_UNLOCK, self._owner)
         self._client.forget(self.node)
 
 
