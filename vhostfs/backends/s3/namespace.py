@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from vhostfs.backends.s3.index import NAME as INDEX
 from vhostfs.backends.s3.index import read_index, write_index
+from vhostfs.backends.s3.listing import Listing
 from vhostfs.backends.s3.metadata import PosixMetadata, decoded
 from vhostfs.backends.s3.nodes import Node, NodeTable
 from vhostfs.backends.s3.probing import NAME as PROBE
@@ -60,6 +61,7 @@ class Namespace:
         self._prefix = prefix
         self._seconds = seconds
         self._under_way: dict[object, asyncio.Task[Any]] = {}
+        self._listings: dict[int, Listing] = {}
 
     def key(self, node: Node) -> str:
         """Return the key of a node's object; a directory's ends with a slash."""
@@ -130,39 +132,65 @@ class Namespace:
             pass
 
     async def entries(self, directory: Node) -> AsyncIterator[Node]:
-        """Yield the children of a directory, sorted, each page of a listing as it comes."""
+        """Yield the children of a directory, each page of a listing as it comes."""
         if directory.listed_until > time.monotonic():
             for child in _sorted(directory.children.values()):
                 yield child
             return
-        seen: set[str] = set()
-        page: str | None = None
+        listing = self._listings.get(directory.number)
+        # Where nothing is believed, a listing that has begun before is not, either.
+        if listing is None or listing.has_ended or not self._seconds:
+            listing = self._listings[directory.number] = Listing(self._list(directory))
+        shown: set[int] = set()
+        try:
+            async for child in listing.follow():
+                current = directory.children.get(child.name)  # it may be another one by now, or none
+                if current is not None and current.number not in shown:
+                    shown.add(current.number)
+                    yield current
+        finally:
+            if listing.has_ended and self._listings.get(directory.number) is listing:
+                del self._listings[directory.number]
+
+    async def _list(self, directory: Node) -> AsyncIterator[Sequence[Node]]:
+        """Yield the children of a directory by pages, and then those that only this mount knows."""
         begun = time.monotonic()
         prefix = self._prefix + directory.prefix
-        index = await read_index(self._store, prefix) if self._exact else {}
-        asked = 0
-        while True:
-            found = await self._store.list(prefix, delimiter="/", page=page)
-            children = self._take_page(directory, found, seen)
-            if self._exact:
-                asked += await self._know_all(children, index)
-            for child in children:
-                yield directory.children.get(child.name, child)  # it may be no regular file after all
-            page = found.next
-            if page is None:
-                break
-        for child in _sorted(directory.children.values()):
-            if child.name in seen:
-                continue
-            if child.opens or child.expires >= begun + self._seconds or child.has_local:
-                yield child
-            else:
+        removed = self.nodes.watch(directory)
+        try:
+            index = await read_index(self._store, prefix) if self._exact else {}
+            seen: set[str] = set()
+            page: str | None = None
+            asked = 0
+            while True:
+                found = await self._store.list(prefix, delimiter="/", page=page)
+                seen |= removed  # since the store has looked, perhaps
+                children = self._take_page(directory, prefix, found, seen)
+                if self._exact:
+                    asked += await self._know_all(children, index)
+                yield children
+                page = found.next
+                if page is None or self._prefix + directory.prefix != prefix:
+                    break
+        finally:
+            self.nodes.unwatch(directory, removed)
+        if self._prefix + directory.prefix != prefix:
+            return  # it has another name by now, and under that one nothing was listed
+        seen -= removed
+        ours = [child for child in _sorted(directory.children.values()) if child.name not in seen]
+        yield [child for child in ours if self._is_ours(child, begun)]
+        for child in ours:
+            if not child.gone and not self._is_ours(child, begun):
                 self.nodes.detach(child)
         if asked > STALE_MINIMUM:
             await write_index(self._store, prefix, list(directory.children.values()))
         directory.listed_until = time.monotonic() + self._seconds
         directory.lookups = 0
         directory.missing.clear()
+
+    def _is_ours(self, child: Node, begun: float) -> bool:
+        """Tell whether a child that no listing has may be there all the same."""
+        return bool(child.opens) or child.expires >= begun + self._seconds or child.has_local
 
     async def _know_all(
         self, children: Sequence[Node], index: Mapping[str, tuple[str, PosixMetadata]]
@@ -187,8 +215,8 @@ class Namespace:
         await asyncio.gather(*map(ask, unknown))
         return len(unknown)
 
-    def _take_page(self, directory: Node, page: Page, seen: set[str]) -> Sequence[Node]:
-        begin = len(self._prefix) + len(directory.prefix)
+    def _take_page(self, directory: Node, above: str, page: Page, seen: set[str]) -> Sequence[Node]:
+        begin = len(above)
         found: list[Node] = []
         for prefix in page.prefixes:
             name = prefix[begin:].removesuffix("/")

@@ -32,6 +32,11 @@ class Defaults:
     gid: int = 0
 
 
+_NO_CHILDREN: Final[dict[str, Node]] = {}
+_NO_NAMES: Final[dict[str, float]] = {}
+"""What all that is no directory shares."""
+
+
 class Node:
     """A file, directory or link that is known. Directories have `children`; all else may have `contents`.
 
@@ -94,9 +99,9 @@ class Node:
         self.cached: str | None = None
         """The ETag of what the kernel's page cache may hold of it, where that is one object and unchanged."""
         self.contents: Contents | None = None
-        self.children: dict[str, Node] = {}
+        self.children: dict[str, Node] = {} if kind == stat.S_IFDIR else _NO_CHILDREN
         self.listed_until = 0.0
-        self.missing: dict[str, float] = {}
+        self.missing: dict[str, float] = {} if kind == stat.S_IFDIR else _NO_NAMES
         self.lookups = 0
         """Of names in it since it was last listed."""
 
@@ -178,6 +183,7 @@ class NodeTable:
         self.root.known = True
         self._nodes: dict[int, Node] = {ROOT: self.root}
         self._next = ROOT + 1
+        self._watches: dict[int, list[set[str]]] = {}
 
     def __getitem__(self, number: int) -> Node:
         """Return a node; KeyError."""
@@ -205,8 +211,7 @@ class NodeTable:
 
     def detach(self, node: Node) -> None:
         """Take a node's name away. It lives on while it is known or open."""
-        if node.parent is not None and node.parent.children.get(node.name) is node:
-            del node.parent.children[node.name]
+        self._part(node)
         node.gone = True
         self.drop_unused(node)
 
@@ -215,11 +220,32 @@ class NodeTable:
         replaced = parent.children.get(name)
         if replaced is not None and replaced is not node:
             self.detach(replaced)
-        if node.parent is not None and node.parent.children.get(node.name) is node:
-            del node.parent.children[node.name]
+        self._part(node)
         node.parent, node.name = parent, name
         parent.children[name] = node
         parent.missing.pop(name, None)
+
+    def watch(self, directory: Node) -> set[str]:
+        """Return what the names are noted in that a directory loses from now on, until `unwatch`."""
+        removed: set[str] = set()
+        self._watches.setdefault(directory.number, []).append(removed)
+        return removed
+
+    def unwatch(self, directory: Node, removed: set[str]) -> None:
+        """Note names no longer."""
+        watches = [each for each in self._watches[directory.number] if each is not removed]
+        if watches:
+            self._watches[directory.number] = watches
+        else:
+            del self._watches[directory.number]
+
+    def _part(self, node: Node) -> None:
+        """Take a node out of its directory."""
+        parent = node.parent
+        if parent is not None and parent.children.get(node.name) is node:
+            del parent.children[node.name]
+            for removed in self._watches.get(parent.number, ()):
+                removed.add(node.name)
 
     def drop_unused(self, node: Node) -> None:
         """Forget a node without name that nobody holds."""

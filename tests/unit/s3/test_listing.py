@@ -1,0 +1,82 @@
+"""A directory is listed once for all who look at it, and what changes meanwhile is seen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.fake_s3.server import FakeS3
+from tests.unit.s3.conftest import MakeFilesystem
+from vhostfs.testing import Client, mount
+
+pytestmark = [pytest.mark.anyio, pytest.mark.vhostfs_quiet]
+
+
+@pytest.fixture
+async def client(make_filesystem: MakeFilesystem) -> AsyncIterator[Client]:
+    """Return a kernel that has the bucket mounted."""
+    async with mount(make_filesystem()) as client:
+        yield client
+
+
+def _fill(server: FakeS3, count: int) -> list[str]:
+    names = [f"{number:05}" for number in range(count)]
+    for name in names:
+        server.bucket.put(f"d/{name}", b"x", {})
+    return names
+
+
+async def test_two_who_list_a_directory_at_once_share_one_listing(client: Client, server: FakeS3) -> None:
+    """Each sees all of it."""
+    names = _fill(server, 2500)
+    await client.stat("/d")
+    server.requests.clear()
+    server.latency = 0.001
+    assert await asyncio.gather(*(client.listdir("/d") for _ in range(3))) == [names] * 3
+    assert server.requests == {"ListObjectsV2": 3}
+
+
+async def test_what_is_removed_while_a_directory_is_listed_does_not_come_back(
+    client: Client, server: FakeS3
+) -> None:
+    """Though the store has told of it before."""
+    names = _fill(server, 2500)
+    await client.stat("/d")
+    await client.stat("/d/01500")
+    directory = (await client.lookup(client.root, "d")).nodeid
+    handle = (await client.opendir(directory)).fh
+    server.latency = 0.02
+    first = asyncio.ensure_future(client.readdir(directory, handle, 0, size=4096))
+    await asyncio.gather(first, client.unlink("/d/01500"), client.write_bytes("/d/new", b""))
+    await client.releasedir(directory, handle)
+    expected = sorted({*names, "new"} - {"01500"})
+    assert sorted(await client.listdir("/d")) == expected
+    assert not await client.exists("/d/01500")
+
+
+async def test_a_listing_that_nobody_waits_for_ends(client: Client, server: FakeS3) -> None:
+    """After the pages that it is ahead."""
+    _fill(server, 9000)
+    await client.stat("/d")
+    server.requests.clear()
+    directory = (await client.lookup(client.root, "d")).nodeid
+    handle = (await client.opendir(directory)).fh
+    assert await client.readdir(directory, handle, 0, size=4096)
+    await client.releasedir(directory, handle)
+    server.latency = 0.001
+    await client.write_bytes("/other", b"")
+    assert server.requests["ListObjectsV2"] <= 7
+    assert len(await client.listdir("/d")) == 9000
+
+
+async def test_a_listing_that_fails_is_told_and_begun_anew(client: Client, server: FakeS3) -> None:
+    """What was seen of it before stays."""
+    names = _fill(server, 1500)
+    await client.stat("/d")
+    await client.listdir("/")
+    server.fail_with(400, "InvalidRequest", "ListObjectsV2")
+    with pytest.raises(OSError, match="Errno"):
+        await client.listdir("/d")
+    assert await client.listdir("/d") == names
