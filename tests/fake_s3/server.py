@@ -35,6 +35,8 @@ class FakeS3:
         """By operation, whatever became of them."""
         self.asked: MutableSequence[Asked] = []
         self.faults: list[Fault] = []
+        self.rewrite: Callable[[str, Answer], None] | None = None
+        """Changes answers, given the operation's name, before they are sent."""
         self.unheeded: set[tuple[str, str]] = set()
         """Headers that it does not know, by the operation's name."""
         self.connections = 0
@@ -224,6 +226,8 @@ class _Connection(asyncio.Protocol):
             return
         elif fault is not None and kind is Kind.SLOW:
             await asyncio.sleep(fault.seconds)
+        if self._server.rewrite is not None:
+            self._server.rewrite(operation(asked), found)
         await self._send(found, kind, asked.method)
 
     async def _send(self, found: Answer, kind: Kind | None, method: str) -> None:

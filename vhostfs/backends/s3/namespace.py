@@ -26,7 +26,7 @@ from vhostfs.backends.s3.listing import Listing
 from vhostfs.backends.s3.metadata import PosixMetadata, decoded
 from vhostfs.backends.s3.nodes import Node, NodeTable
 from vhostfs.backends.s3.probing import NAME as PROBE
-from vhostfs.backends.s3.store import Listed, MissingError, ObjectInfo, ObjectStore, Page
+from vhostfs.backends.s3.store import BrokenAnswerError, Listed, MissingError, ObjectInfo, ObjectStore, Page
 
 LOOKUPS_BEFORE_LISTING: Final = 4
 """How many names are asked for one by one before their directory is listed."""
@@ -35,6 +35,9 @@ MISSING_MAXIMUM: Final = 4096
 """How many missing names of a directory are remembered."""
 
 NAME_MAXIMUM: Final = 255
+
+IDLE_PAGES_MAXIMUM: Final = 100
+"""How many pages of a listing on end may hold no new name."""
 
 HEADS_AT_ONCE: Final = 64
 STALE_MINIMUM: Final = 3
@@ -161,11 +164,14 @@ class Namespace:
             index = await read_index(self._store, prefix) if self._exact else {}
             seen: set[str] = set()
             page: str | None = None
-            asked = 0
+            asked = idle = 0
             while True:
                 found = await self._store.list(prefix, delimiter="/", page=page)
                 seen |= removed  # since the store has looked, perhaps
                 children = self._take_page(directory, prefix, found, seen)
+                idle = 0 if children else idle + 1
+                if found.next is not None and (found.next == page or idle == IDLE_PAGES_MAXIMUM):
+                    raise BrokenAnswerError(f"listing {prefix or '/'}: it goes on, and leads nowhere")
                 if self._exact:
                     asked += await self._know_all(children, index)
                 yield children

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Final
 
+from vhostfs.backends.s3.client import documents
 from vhostfs.backends.s3.client.documents import Refusal
 from vhostfs.backends.s3.store import (
     ArchivedError,
@@ -113,7 +114,7 @@ def modified(text: str | None) -> int:
         return 0
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise BrokenAnswerError(
             f"the server's answer has no time where one should be: {text[:40]!r}"
         ) from None
@@ -125,7 +126,7 @@ def length(headers: Mapping[str, str]) -> int:
     text = headers.get("content-length", "")
     if not text.isdecimal():
         raise BrokenAnswerError("the server's answer does not say how long the object is")
-    return int(text)
+    return documents.sensible_size(text)
 
 
 def total_of_range(status: int, headers: Mapping[str, str], offset: int, room: int) -> int:
@@ -138,7 +139,7 @@ def total_of_range(status: int, headers: Mapping[str, str], offset: int, room: i
     match = _RANGE.match(headers.get("content-range", ""))
     if match is None:
         raise BrokenAnswerError("the server's answer does not say which range it is")
-    first, last, size = (int(number) for number in match.groups())
+    first, last, size = (documents.sensible_size(number) for number in match.groups())
     if first != offset or last != min(offset + room, size) - 1:
         raise BrokenAnswerError(
             f"the server answers bytes {first} to {last} of {size}, others than were asked for"

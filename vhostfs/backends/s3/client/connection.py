@@ -329,6 +329,8 @@ class Connection(asyncio.BufferedProtocol):
             self._collect(self._view[start : self._filled])
             self._filled = 0
             return
+        if not length.isdecimal():
+            raise BrokenAnswerError("the server's answer has no length that is a number")
         self._missing = int(length)
         self._collecting = segments is None
         if segments is None:

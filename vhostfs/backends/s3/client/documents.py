@@ -22,6 +22,16 @@ from vhostfs.backends.s3.store import BrokenAnswerError, Listed, Page, Part, Upl
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?\d*Z?$")
 
 
+TAGS_MAXIMUM: Final = 200_000
+"""The most tags of a document; a page of 1,000 objects has some 20,000."""
+
+SIZE_MAXIMUM: Final = 1 << 53
+"""The most bytes that an object may be said to have."""
+
+TOKEN_MAXIMUM: Final = 8192
+"""The longest mark of a listing's next page: it becomes part of a request."""
+
+
 class UntoldEncodingError(BrokenAnswerError):
     """Keys are perhaps encoded, and perhaps not: the server does not say."""
 
@@ -40,8 +50,14 @@ def parse(document: bytes) -> ElementTree.Element:
     """Return the root of a document; BrokenAnswerError for what is none."""
     if b"<!DOCTYPE" in document or b"<!ENTITY" in document:
         raise BrokenAnswerError("the server's answer declares a document type")
+    if document.count(b"<") > TAGS_MAXIMUM:
+        raise BrokenAnswerError("the server's answer has more elements than any could need")
     try:
-        return ElementTree.fromstring(document.lstrip())  # spaces come first while the server is busy
+        # As text, so that it declares no other encoding, in which a document type would look otherwise.
+        # Spaces come first while the server is busy.
+        return ElementTree.fromstring(document.decode().lstrip())
+    except UnicodeDecodeError:
+        raise BrokenAnswerError("the server's answer is not in UTF-8") from None
     except ElementTree.ParseError as error:
         raise BrokenAnswerError(f"the server's answer is no XML: {error}") from None
 
@@ -79,6 +95,8 @@ def page(document: bytes) -> Page:
         prefixes.append(_key(element.findtext(f"{space}Prefix") or "", encoded))
     if more and not token:
         raise BrokenAnswerError("a listing goes on, but does not say where")
+    if len(token) > TOKEN_MAXIMUM:
+        raise BrokenAnswerError("a listing goes on at a mark that is too long")
     return Page(objects, prefixes, token if more else None)
 
 
@@ -172,6 +190,13 @@ def session(document: bytes) -> dict[str, str]:
     }
 
 
+def sensible_size(digits: str) -> int:
+    """Return a size; BrokenAnswerError for one that no file has."""
+    if len(digits) > len(str(SIZE_MAXIMUM)) or int(digits) > SIZE_MAXIMUM:
+        raise BrokenAnswerError(f"the server's answer has an object of {digits[:20]} bytes")
+    return int(digits)
+
+
 def instant(text: str) -> int:
     """Return a time of ISO 8601 as nanoseconds since 1970."""
     match = _TIME.match(text)
@@ -196,10 +221,13 @@ def _listed(element: ElementTree.Element, space: str, encoded: bool) -> Listed:
     size = element.findtext(f"{space}Size")
     if not key or not size or not size.isdecimal():
         raise BrokenAnswerError("a listing has an object without key or size")
+    etag = element.findtext(f"{space}ETag") or ""
+    if not etag.isascii() or not etag.isprintable():
+        raise BrokenAnswerError("a listing has an ETag that no header can carry")
     return Listed(
         _key(key, encoded),
-        int(size),
-        element.findtext(f"{space}ETag") or "",
+        sensible_size(size),
+        etag,
         instant(element.findtext(f"{space}LastModified") or ""),
         element.findtext(f"{space}StorageClass") or "STANDARD",
     )

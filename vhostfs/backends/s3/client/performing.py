@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import time
 from collections.abc import Buffer, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from email.utils import parsedate_to_datetime
+from typing import Final
 
 from vhostfs.backends.s3.client import answers, documents
 from vhostfs.backends.s3.client.connection import LostError, Place, Request, Response, collect
@@ -27,6 +28,8 @@ from vhostfs.backends.s3.client.signing import EMPTY, UNSIGNED, Credentials, Sig
 from vhostfs.backends.s3.counters import Counters
 from vhostfs.backends.s3.standing import Standing
 from vhostfs.backends.s3.store import BrokenAnswerError, ConflictError, StoreError, UnavailableError
+
+REGION: Final = re.compile(r"[a-zA-Z0-9-]{1,64}")
 
 
 @dataclass(slots=True)
@@ -219,10 +222,15 @@ class Performer:
     ) -> bool:
         """Mend what a refusal says is wrong here: region, clock, credentials. True: try again."""
         region = response.headers.get("x-amz-bucket-region") or refusal.region
-        if response.status in {301, 307, 400, 403} and region and region != self._signer.region:
+        # It becomes part of a host's name.
+        sensible = REGION.fullmatch(region) is not None and region != self._signer.region
+        if response.status in {301, 307, 400, 403} and sensible:
             return self._move(region)
         if refusal.code == "RequestTimeTooSkewed" and "date" in response.headers:
-            skew = parsedate_to_datetime(response.headers["date"]).timestamp() - time.time()
+            try:
+                skew = answers.modified(response.headers["date"]) / 1e9 - time.time()
+            except BrokenAnswerError:
+                return False
             learnt = abs(skew - self._skew) > 1
             self._skew = skew
             return learnt
