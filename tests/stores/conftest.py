@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from typing import Final
 
 import pytest
+from obstore.store import MemoryStore, S3Store
 
 from tests.guests.images import MissingImageError
-from tests.stores.servers import Place, Server, ceph_gateway, fake_place, ministack
+from tests.stores.servers import Place, Server, ceph_gateway, fake_place, ministack, obstore_place
+from vhostfs.backends.obstore.store import Traits
 from vhostfs.backends.s3.store import ObjectStore
 
-STORES: Final = ("fake", "ministack", pytest.param("ceph", marks=pytest.mark.ceph))
+STORES: Final = (
+    *("fake", "ministack", "obstore in memory", "obstore on ministack"),
+    pytest.param("ceph", marks=pytest.mark.ceph),
+)
 
 
 @pytest.fixture
@@ -38,19 +44,39 @@ def ceph_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(params=STORES)
-def server(request: pytest.FixtureRequest) -> Server | None:
-    """Return each server in turn; None for the tests' own, which runs in the test's event loop."""
-    if request.param == "fake":
-        return None
-    found: Server = request.getfixturevalue(f"{request.param}_server")
+def name(request: pytest.FixtureRequest) -> str:
+    """Return the name of each store in turn."""
+    found: str = request.param
     return found
 
 
 @pytest.fixture
-async def place(server: Server | None) -> AsyncIterator[Place]:
+def server(request: pytest.FixtureRequest, name: str) -> Server | None:
+    """Return the server of this run that a store needs; None for those that live in the test's event loop."""
+    if name in {"fake", "obstore in memory"}:
+        return None
+    found: Server = request.getfixturevalue(f"{name.rpartition(' ')[2]}_server")
+    return found
+
+
+@pytest.fixture
+async def place(name: str, server: Server | None) -> AsyncIterator[Place]:
     """Provide an empty bucket."""
-    async with fake_place() if server is None else server.place() as place:
-        yield place
+    async with AsyncExitStack() as stack:
+        if name == "obstore in memory":
+            yield stack.enter_context(obstore_place(name, MemoryStore(), Traits()))
+        elif name == "obstore on ministack":
+            assert server is not None
+            store = S3Store(
+                await server.new_bucket(),
+                endpoint=server.url,
+                access_key_id=server.credentials.access_key,
+                secret_access_key=server.credentials.secret_key,
+                client_options={"allow_http": True},
+            )
+            yield stack.enter_context(obstore_place(name, store, Traits(conditional_copy=False)))
+        else:
+            yield await stack.enter_async_context(fake_place() if server is None else server.place())
 
 
 @pytest.fixture

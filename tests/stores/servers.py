@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
 from tests.fake_s3 import server as fake
 from tests.guests.images import GuestImages
 from tests.stores import ceph
 from tests.stores.differences import differences
+from vhostfs.backends.obstore.store import ObstoreStore, Traits
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import GivenSource, Keychain
 from vhostfs.backends.s3.client.options import ClientOptions
@@ -20,6 +22,12 @@ from vhostfs.backends.s3.client.retrying import RetryOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.local_store import CREDENTIALS, LocalStore
 from vhostfs.backends.s3.store import Capabilities, ObjectStore
+
+HEEDED: Final = {
+    "ministack": Capabilities(conditional_copy=False),
+    "ceph": Capabilities(conditional_copy=False, conditional_copy_part=False),
+}
+"""What servers do not heed, as a mount finds out by a probe: the client compares some of it by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +58,20 @@ class Server:
         default_factory=lambda: (f"bucket-{number}" for number in itertools.count(1))
     )
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[Place]:
-        """Make a bucket for a test, whose clients are closed afterwards."""
+    async def new_bucket(self) -> str:
+        """Make a bucket, and return its name."""
         bucket = next(self.buckets)
         performer = Performer(self._options(bucket), Keychain([GivenSource(self.credentials)]))
         try:
             await performer.perform(Operation("CreateBucket", f"making {bucket}", "PUT", ""))
         finally:
             performer.close()
-        with self.clients(bucket) as place:
+        return bucket
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Place]:
+        """Provide a bucket for a test, whose clients are closed afterwards."""
+        with self.clients(await self.new_bucket()) as place:
             yield place
 
     @contextmanager
@@ -81,15 +93,11 @@ class Server:
             )
 
     def _options(self, bucket: str) -> ClientOptions:
-        lacks = differences(self.name)
         return ClientOptions(
             bucket,
             url=self.url,
             retry=RetryOptions(base_seconds=0.01),
-            capabilities=Capabilities(
-                conditional_copy="no-conditional-copy" not in lacks,
-                conditional_copy_part="no-conditional-copy-part" not in lacks,
-            ),
+            capabilities=HEEDED.get(self.name, Capabilities()),
         )
 
 
@@ -100,6 +108,17 @@ async def fake_place() -> AsyncIterator[Place]:
         found = Server("fake", server.url, Credentials(fake.ACCESS_KEY, fake.SECRET))
         with found.clients(fake.BUCKET) as place:
             yield place
+
+
+@contextmanager
+def obstore_place(name: str, store: Any, traits: Traits) -> Iterator[Place]:
+    """Provide an empty store of obstore, which nobody is denied."""
+    yield Place(
+        lambda: ObstoreStore(store, name, traits),
+        lambda: ObstoreStore(store, name, traits),
+        lambda: ObstoreStore(store, name, traits),
+        differences(name),
+    )
 
 
 @contextmanager

@@ -89,6 +89,25 @@ async def test_attributes_that_change_later_are_kept(mounted: Mount) -> None:
         assert await client.read_bytes("/file") == b"data"
 
 
+async def test_attributes_of_a_large_file_are_kept_or_refused_at_once(
+    mounted: Mount, store: ObjectStore
+) -> None:
+    async with mounted() as client:
+        await client.write_bytes("/large", LARGE)
+        if not store.capabilities.replace_metadata:
+            with pytest.raises(OSError, match=rf"^\[Errno {errno.EOPNOTSUPP}\]"):
+                await client.chmod("/large", 0o600)
+        else:
+            await client.chmod("/large", 0o600)
+    async with mounted() as client:
+        expected = 0o600 if store.capabilities.replace_metadata else 0o644
+        assert stat.S_IMODE((await client.stat("/large")).mode) == expected
+        await client.write_bytes("/large", b"small", mode=0o640)
+        await client.chmod("/large", 0o400)
+    async with mounted() as client:
+        assert stat.S_IMODE((await client.stat("/large")).mode) == 0o400
+
+
 async def test_files_and_directories_are_renamed_and_removed(mounted: Mount) -> None:
     async with mounted() as client:
         await client.mkdir("/d")

@@ -17,13 +17,19 @@ from vhostfs.backends.s3.store import (
     Part,
     StoreError,
     UnavailableError,
+    UnsupportedError,
 )
 
 pytestmark = pytest.mark.anyio
 
+has_parts = pytest.mark.parametrize(
+    "name", ["fake", "ministack", pytest.param("ceph", marks=pytest.mark.ceph)]
+)
+has_none = pytest.mark.parametrize("name", ["obstore in memory", "obstore on ministack"])
 FIRST = bytes(range(256)) * (PART_MINIMUM // 256)
 
 
+@has_parts
 async def test_parts_that_were_sent_in_any_order_become_an_object(store: ObjectStore) -> None:
     headers = Headers({"mode": "33188"}, {"content-type": "text/plain"})
     upload = await store.upload_begin("new/ü key", headers)
@@ -40,6 +46,7 @@ async def test_parts_that_were_sent_in_any_order_become_an_object(store: ObjectS
     assert not await store.uploads()
 
 
+@has_parts
 async def test_a_part_may_be_a_range_of_an_object(place: Place, store: ObjectStore) -> None:
     old = await store.put("old ü", [FIRST, b"and more"])
     upload = await store.upload_begin("new")
@@ -58,6 +65,7 @@ async def test_a_part_may_be_a_range_of_an_object(place: Place, store: ObjectSto
     assert await read(store, "new", 0, 6_000_000) == FIRST[5:] + b"and m" + b"end"
 
 
+@has_parts
 async def test_a_part_that_is_written_again_is_the_later_one(store: ObjectStore) -> None:
     upload = await store.upload_begin("key")
     await store.upload_part("key", upload, 1, [b"wrong"])
@@ -67,6 +75,7 @@ async def test_a_part_that_is_written_again_is_the_later_one(store: ObjectStore)
     assert await read(store, "key", 0, 100) == b"right"
 
 
+@has_parts
 async def test_conditions_of_completions_are_heeded(store: ObjectStore) -> None:
     async def complete(body: bytes, **condition: str | bool) -> str:
         upload = await store.upload_begin("key")
@@ -88,6 +97,7 @@ async def test_conditions_of_completions_are_heeded(store: ObjectStore) -> None:
     assert not await store.uploads()
 
 
+@has_parts
 async def test_of_many_who_complete_uploads_of_a_key_one_succeeds(place: Place, store: ObjectStore) -> None:
     async def make(number: int) -> bytes | None:
         client, body = place.make(), b"%d" % number
@@ -105,6 +115,7 @@ async def test_of_many_who_complete_uploads_of_a_key_one_succeeds(place: Place, 
     assert await read(store, "key", 0, 10) == made[0]
 
 
+@has_parts
 async def test_an_upload_can_be_given_up(place: Place, store: ObjectStore) -> None:
     upload = await store.upload_begin("key")
     part = await store.upload_part("key", upload, 1, [b"x"])
@@ -121,6 +132,7 @@ async def test_an_upload_can_be_given_up(place: Place, store: ObjectStore) -> No
         await store.head("key")
 
 
+@has_parts
 async def test_a_part_that_was_not_written_completes_nothing(store: ObjectStore) -> None:
     upload = await store.upload_begin("key")
     await store.upload_part("key", upload, 1, [b"x"])
@@ -130,6 +142,7 @@ async def test_a_part_that_was_not_written_completes_nothing(store: ObjectStore)
         await store.head("key")
 
 
+@has_parts
 async def test_uploads_under_way_are_listed_by_prefix(store: ObjectStore) -> None:
     begun = {key: await store.upload_begin(key) for key in ("a/ü 1", "a/2", "b/+%3")}
     found = await store.uploads()
@@ -141,7 +154,16 @@ async def test_uploads_under_way_are_listed_by_prefix(store: ObjectStore) -> Non
     assert not await store.uploads()
 
 
+@has_parts
 async def test_more_than_a_page_of_parts_is_listed(store: ObjectStore) -> None:
     upload = await store.upload_begin("key")
     await asyncio.gather(*(store.upload_part("key", upload, number, [b"x"]) for number in range(1, 1006)))
     assert [part.number for part in await store.upload_parts("key", upload)] == list(range(1, 1006))
+
+
+@has_none
+async def test_a_store_without_parts_refuses_them_and_has_none(store: ObjectStore) -> None:
+    assert not store.capabilities.multipart
+    with pytest.raises(UnsupportedError):
+        await store.upload_begin("key")
+    assert not await store.uploads()

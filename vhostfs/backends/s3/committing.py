@@ -8,6 +8,8 @@ object is there.
 from __future__ import annotations
 
 import asyncio
+import mmap
+import os
 import secrets
 from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -197,8 +199,10 @@ class Committer:
                 await contents.read_range(0, size, Target([memory]), 0)
                 put = self._put(key, [memory], _headers(posix, nonce), contents.etag)
                 written = await self._settle(key, nonce, put)
-            else:
+            elif self._store.capabilities.multipart:
                 written = await self._upload(key, contents, _headers(posix, nonce), nonce, size)
+            else:
+                written = await self._put_whole(key, contents, _headers(posix, nonce), nonce, size)
         except BaseException:
             contents.failed()
             node.pending = node.pending or posix is not None
@@ -279,6 +283,19 @@ class Committer:
         except BaseException:
             stream.give_up()
             raise
+
+    async def _put_whole(
+        self, key: str, contents: Contents, headers: Headers, nonce: str, size: int
+    ) -> Written:
+        """Write a large file by one request, from a mapped file: for a store that knows no parts."""
+        file = contents.file.beside()
+        try:
+            os.ftruncate(file.descriptor, size)
+            memory = memoryview(mmap.mmap(file.descriptor, size))  # unmapped when nobody sends of it any more
+            await contents.read_range(0, size, Target([memory]), 0)
+            return await self._settle(key, nonce, self._put(key, [memory], headers, contents.etag))
+        finally:
+            file.discard()
 
     async def _upload(self, key: str, contents: Contents, headers: Headers, nonce: str, size: int) -> Written:
         """Write a large file in parts; ranges that did not change are copied by the store itself."""

@@ -27,7 +27,7 @@ from vhostfs.backends.s3.renaming import Renamer
 from vhostfs.backends.s3.reporting import Reporter
 from vhostfs.backends.s3.scheduling import Pending
 from vhostfs.backends.s3.spool import Spool
-from vhostfs.backends.s3.store import ObjectStore
+from vhostfs.backends.s3.store import REWRITE_MAXIMUM, ObjectStore
 from vhostfs.filesystem import (
     Attr,
     Caller,
@@ -163,6 +163,10 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 fail(errno.EFBIG)
             contents = handle.contents if handle is not None else await self._contents(found)
             self._truncate(found, contents, changes.size)
+        elif (
+            not found.opens and found.size > REWRITE_MAXIMUM and not self._store.capabilities.replace_metadata
+        ):
+            fail(errno.EOPNOTSUPP)
         posix = changed(found, changes, self._attr(found, handle))
         encoded(posix)  # refuses what there is no room for
         found.posix, found.pending = posix, True

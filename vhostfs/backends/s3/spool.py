@@ -109,6 +109,10 @@ class SpoolFile:
                 self._is_there = True
         return self._descriptor
 
+    def beside(self) -> SpoolFile:
+        """Return a new file of the same spool, without a name."""
+        return self._spool.new()
+
     def read(self, begin: int, end: int) -> bytes:
         """Return the bytes of a range, as far as the file has some."""
         return os.pread(self.descriptor, end - begin, begin)

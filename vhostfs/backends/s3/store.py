@@ -27,6 +27,9 @@ PARTS_MAXIMUM: Final = 10_000
 COPY_MAXIMUM: Final = 5 << 30
 """The largest object that one copy copies, and the largest part."""
 
+REWRITE_MAXIMUM: Final = 8 << 20
+"""The largest object that is written again for its metadata, by a store that cannot replace that alone."""
+
 PAGE_MAXIMUM: Final = 1000
 """The most entries of a page of a listing, and the most keys of one batch of deletions."""
 
@@ -51,7 +54,7 @@ class Capabilities:
     conditional_copy_part: bool = True
     """Such a part heeds If-Match on its source."""
     replace_metadata: bool = True
-    """A copy onto itself may replace the metadata."""
+    """A copy may replace the metadata; else it is the object written again, up to REWRITE_MAXIMUM."""
     rename: bool = False
     """One request renames an object (S3 Express)."""
 
