@@ -91,7 +91,7 @@ class GivenSource:
 class EnvironmentSource:
     """AWS_ACCESS_KEY_ID and its companions."""
 
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
 
     async def fetch(self) -> Credentials | None:
         """Return them, if they are set."""

@@ -139,7 +139,8 @@ class Performer:
                     continue
                 again = response.status in RETRIED_STATUSES or refusal.code in RETRIED_CODES
                 again = again or (isinstance(failure, ConflictError) and operation.name == "PutObject")
-                doubtful = doubtful or (operation.changes and response.status >= 500)
+                # With status 200 the server found out late that it failed, or thinks so.
+                doubtful = doubtful or (operation.changes and response.status in {200, *range(500, 600)})
                 wanted = wanted_delay(response.headers.get("retry-after"))
                 self.counters.throttled += response.status in {429, 503}
             # Of a store that nobody reaches the guest is told at once, and not after all attempts.
