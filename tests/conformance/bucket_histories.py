@@ -15,9 +15,19 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
-from tests.conformance.histories import INDEXES, LENGTHS, LONG_AGO, OFFSETS, PATHS, Histories, agreed, outcome
+from tests.conformance.histories import (
+    INDEXES,
+    LENGTHS,
+    LONG_AGO,
+    OFFSETS,
+    PATHS,
+    RANGE_MODES,
+    Histories,
+    agreed,
+    outcome,
+)
 from tests.conformance.in_bucket import BucketPlace, LocalBucket, local_bucket
-from tests.conformance.place import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, Place
+from tests.conformance.place import Place
 from vhostfs.backends.s3.options import Metadata
 
 ATTRIBUTES = st.sampled_from(["user.a", "user.ü", "trusted.a", "security.a", "nowhere.a"])
@@ -96,7 +106,7 @@ class BucketHistories(Histories):
     @precondition(lambda self: bool(self.files))
     @rule(
         index=INDEXES,
-        mode=st.sampled_from([0, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE]),
+        mode=st.sampled_from(RANGE_MODES),
         offset=OFFSETS,
         length=st.one_of(LENGTHS, st.sampled_from([0])),
     )

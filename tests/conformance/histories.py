@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.conformance.detached import detached_tmpfs
 from tests.conformance.host import HostPlace
-from tests.conformance.place import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, OpenFile, Place
+from tests.conformance.place import OpenFile, Place
+from vhostfs.fuse_abi.flags import FallocateFlags
 
 PAGE = 4096
 SIZE = 100 * PAGE
@@ -88,6 +89,15 @@ def content(file: OpenFile) -> list[tuple[int, str]]:
             data = file.read(min(PAGE, at - offset), offset)
             if any(data):
                 pages.append((offset, repeated(data)))
+
+
+RANGE_MODES = [
+    0,
+    FallocateFlags.KEEP_SIZE,
+    FallocateFlags.PUNCH_HOLE | FallocateFlags.KEEP_SIZE,
+    FallocateFlags.PUNCH_HOLE,
+]
+"""What is done to ranges of files."""
 
 
 class Histories(RuleBasedStateMachine):
@@ -262,7 +272,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: bool(self.files))
     @rule(
         index=INDEXES,
-        mode=st.sampled_from([0, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE]),
+        mode=st.sampled_from(RANGE_MODES),
         offset=SIZES,
         length=st.one_of(LENGTHS, st.sampled_from([0, 1 << 40, 1 << 62])),
     )

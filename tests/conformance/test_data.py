@@ -10,15 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.place import (
-    FALLOC_COLLAPSE_RANGE,
-    FALLOC_INSERT_RANGE,
-    FALLOC_KEEP_SIZE,
-    FALLOC_PUNCH_HOLE,
-    FALLOC_ZERO_RANGE,
     OpenFile,
     Place,
 )
 from tests.conformance.refusals import refused
+from vhostfs.fuse_abi.flags import FallocateFlags
 
 PAGE = 4096
 PATTERN = bytes(range(256)) * 4096
@@ -172,14 +168,14 @@ def test_a_full_file_has_its_hole_at_the_end(file: OpenFile) -> None:
 
 def test_holes_can_be_punched(file: OpenFile) -> None:
     file.write(PATTERN[: 8 * PAGE])
-    file.fallocate(FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, PAGE + 10, 3 * PAGE)
+    file.fallocate(FallocateFlags.PUNCH_HOLE | FallocateFlags.KEEP_SIZE, PAGE + 10, 3 * PAGE)
     expected = PATTERN[: PAGE + 10] + bytes(3 * PAGE) + PATTERN[4 * PAGE + 10 : 8 * PAGE]
     assert file.read(8 * PAGE) == expected
     assert map_of(file) == [(0, 2 * PAGE), (4 * PAGE, 8 * PAGE)]
     assert file.stat().blocks == 6 * 8
-    file.fallocate(FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 5 * PAGE + 1, 10)
+    file.fallocate(FallocateFlags.PUNCH_HOLE | FallocateFlags.KEEP_SIZE, 5 * PAGE + 1, 10)
     assert file.read(12, 5 * PAGE) == PATTERN[:1] + bytes(10) + PATTERN[11:12]
-    file.fallocate(FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, 1 << 40)
+    file.fallocate(FallocateFlags.PUNCH_HOLE | FallocateFlags.KEEP_SIZE, 0, 1 << 40)
     assert (file.stat().size, file.stat().blocks) == (8 * PAGE, 0)
 
 
@@ -188,7 +184,7 @@ def test_space_can_be_reserved(file: OpenFile) -> None:
     file.fallocate(0, 0, 3 * PAGE)
     assert (file.stat().size, file.stat().blocks) == (3 * PAGE, 24)
     assert file.read(4 * PAGE) == b"x" * 10 + bytes(3 * PAGE - 10)
-    file.fallocate(FALLOC_KEEP_SIZE, 3 * PAGE, 2 * PAGE)
+    file.fallocate(FallocateFlags.KEEP_SIZE, 3 * PAGE, 2 * PAGE)
     assert (file.stat().size, file.stat().blocks) == (3 * PAGE, 40)
     file.write(b"y" * PAGE, 3 * PAGE)
     assert (file.stat().size, file.stat().blocks) == (4 * PAGE, 40)
@@ -199,13 +195,13 @@ def test_space_can_be_reserved(file: OpenFile) -> None:
 def test_ranges_can_be_zeroed(place: Place, file: OpenFile) -> None:
     file.write(b"x" * 3 * PAGE)
     if place.differs("no-zero-range"):
-        refused(errno.EOPNOTSUPP, lambda: file.fallocate(FALLOC_ZERO_RANGE, 100, PAGE))
+        refused(errno.EOPNOTSUPP, lambda: file.fallocate(FallocateFlags.ZERO_RANGE, 100, PAGE))
         return
-    file.fallocate(FALLOC_ZERO_RANGE, 100, PAGE)
+    file.fallocate(FallocateFlags.ZERO_RANGE, 100, PAGE)
     assert file.read(3 * PAGE) == b"x" * 100 + bytes(PAGE) + b"x" * (2 * PAGE - 100)
-    file.fallocate(FALLOC_ZERO_RANGE, 2 * PAGE, 3 * PAGE)
+    file.fallocate(FallocateFlags.ZERO_RANGE, 2 * PAGE, 3 * PAGE)
     assert file.stat().size == 5 * PAGE
-    file.fallocate(FALLOC_ZERO_RANGE | FALLOC_KEEP_SIZE, 0, 8 * PAGE)
+    file.fallocate(FallocateFlags.ZERO_RANGE | FallocateFlags.KEEP_SIZE, 0, 8 * PAGE)
     assert (file.stat().size, file.stat().blocks) == (5 * PAGE, 64)
     assert file.read(6 * PAGE) == bytes(5 * PAGE)
 
@@ -217,9 +213,9 @@ def test_ranges_can_be_zeroed(place: Place, file: OpenFile) -> None:
         (0, -1, 10, errno.EINVAL),
         (0, 0, -1, errno.EINVAL),
         (0, (1 << 63) - 1, 10, errno.EFBIG),
-        (FALLOC_PUNCH_HOLE, 0, 10, errno.EOPNOTSUPP),
-        (FALLOC_COLLAPSE_RANGE, 0, PAGE, errno.EOPNOTSUPP),
-        (FALLOC_INSERT_RANGE, 0, PAGE, errno.EOPNOTSUPP),
+        (FallocateFlags.PUNCH_HOLE, 0, 10, errno.EOPNOTSUPP),
+        (FallocateFlags.COLLAPSE_RANGE, 0, PAGE, errno.EOPNOTSUPP),
+        (FallocateFlags.INSERT_RANGE, 0, PAGE, errno.EOPNOTSUPP),
         (0x4000, 0, 10, errno.EOPNOTSUPP),
     ],
 )

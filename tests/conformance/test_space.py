@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from tests.conformance.place import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, Place
+from tests.conformance.place import Place
 from tests.conformance.refusals import refused
+from vhostfs.fuse_abi.flags import FallocateFlags
 
 MIB = 1 << 20
 
@@ -64,7 +65,7 @@ def test_data_takes_space_and_gives_it_back(place: Place) -> None:
     with place.open("file", os.O_RDWR) as file:
         file.truncate(50_000)
         settles(place, begin[0] - 53_248)
-        file.fallocate(FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE, 0, 4096)
+        file.fallocate(FallocateFlags.PUNCH_HOLE | FallocateFlags.KEEP_SIZE, 0, 4096)
         settles(place, begin[0] - 49_152)
         place.unlink("file")
         settles(place, begin[0] - 49_152)
@@ -93,7 +94,7 @@ def test_a_write_takes_the_space_that_is_left(place: Place) -> None:
 
 def test_reserved_space_is_there_when_it_is_needed(place: Place) -> None:
     with place.open("file", os.O_RDWR | os.O_CREAT) as file:
-        file.fallocate(FALLOC_KEEP_SIZE, 0, 8192)
+        file.fallocate(FallocateFlags.KEEP_SIZE, 0, 8192)
         fill(place)
         assert file.write(b"x" * 8192) == 8192
         refused(errno.ENOSPC, lambda: file.write(b"x", 8192))

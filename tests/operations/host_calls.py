@@ -14,11 +14,6 @@ STATX_BASIC_STATS = 0x7FF
 STATX_BTIME = 0x800
 STATX_MNT_ID = 0x1000
 
-FALLOC_FL_KEEP_SIZE = 0x1
-FALLOC_FL_PUNCH_HOLE = 0x2
-FALLOC_FL_COLLAPSE_RANGE = 0x8
-FALLOC_FL_ZERO_RANGE = 0x10
-FALLOC_FL_INSERT_RANGE = 0x20
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)

@@ -10,18 +10,13 @@ import pytest
 
 from tests.frontend.client import FuseClient
 from tests.operations.host_calls import (
-    FALLOC_FL_COLLAPSE_RANGE,
-    FALLOC_FL_INSERT_RANGE,
-    FALLOC_FL_KEEP_SIZE,
-    FALLOC_FL_PUNCH_HOLE,
-    FALLOC_FL_ZERO_RANGE,
     copy_file_range,
     fallocate,
     lseek,
 )
 from tests.operations.shares import Mount
 from tests.operations.twins import Case, compare
-from vhostfs.fuse_abi.flags import FsyncFlags, SetattrValid
+from vhostfs.fuse_abi.flags import FallocateFlags, FsyncFlags, SetattrValid
 from vhostfs.fuse_abi.opcodes import Opcode
 from vhostfs.fuse_abi.structures import CopyFileRangeIn, SetattrIn, WriteOut
 
@@ -230,12 +225,12 @@ CASES = [
     write("file", os.O_WRONLY, b"new", (1 << 63) - 1),
     write("empty", os.O_WRONLY, BIG, 5),
     allocate("file", os.O_RDWR, 0, 0, 10000),
-    allocate("file", os.O_RDWR, FALLOC_FL_KEEP_SIZE, 0, 10000),
-    allocate("file", os.O_RDWR, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 1, 3),
-    allocate("file", os.O_RDWR, FALLOC_FL_PUNCH_HOLE, 1, 3),
-    allocate("file", os.O_RDWR, FALLOC_FL_ZERO_RANGE, 2, 100),
-    allocate("file", os.O_RDWR, FALLOC_FL_COLLAPSE_RANGE, 0, 3),
-    allocate("file", os.O_RDWR, FALLOC_FL_INSERT_RANGE, 0, 3),
+    allocate("file", os.O_RDWR, FallocateFlags.KEEP_SIZE, 0, 10000),
+    allocate("file", os.O_RDWR, FallocateFlags.PUNCH_HOLE | FallocateFlags.KEEP_SIZE, 1, 3),
+    allocate("file", os.O_RDWR, FallocateFlags.PUNCH_HOLE, 1, 3),
+    allocate("file", os.O_RDWR, FallocateFlags.ZERO_RANGE, 2, 100),
+    allocate("file", os.O_RDWR, FallocateFlags.COLLAPSE_RANGE, 0, 3),
+    allocate("file", os.O_RDWR, FallocateFlags.INSERT_RANGE, 0, 3),
     allocate("file", os.O_RDWR, 0x8000, 0, 10),
     allocate("file", os.O_RDWR, 0, 0, 0),
     allocate("file", os.O_RDWR, 0, -1, 10),

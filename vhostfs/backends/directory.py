@@ -26,7 +26,7 @@ from typing import Final
 from vhostfs.backends import directory_calls as calls
 from vhostfs.backends.contract import Backend
 from vhostfs.backends.directory_credentials import acting_as, without_fsetid
-from vhostfs.backends.directory_nodes import Node, NodeTable, refused
+from vhostfs.backends.directory_nodes import Node, NodeTable
 from vhostfs.backends.opening import PROC_SELF_FD, open_path
 from vhostfs.filesystem import (
     ROOT,
@@ -49,6 +49,7 @@ from vhostfs.filesystem import (
     WriteBuffer,
     WriteFlags,
 )
+from vhostfs.filesystem.refusals import refused
 
 _OPEN_FLAGS: Final = os.O_ACCMODE | os.O_TRUNC | os.O_SYNC | os.O_DSYNC
 """Those that concern the host. O_APPEND is said with each write, as the kernel writes back through the same

@@ -16,13 +16,9 @@ from typing import Final
 
 from vhostfs.backends import directory_calls as calls
 from vhostfs.filesystem import ROOT
+from vhostfs.filesystem.refusals import refused
 
 _PATH: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-def refused(number: int) -> OSError:
-    """Return the error that an operation answers."""
-    return OSError(number, os.strerror(number))
 
 
 class Node:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import AsyncIterator, Buffer
 from contextlib import asynccontextmanager
 
 import anyio
 
 from vhostfs.filesystem import Filesystem, settled
+from vhostfs.filesystem.refusals import refused
 from vhostfs.fuse_abi.opcodes import KERNEL_MINOR_VERSION
 
 
@@ -20,19 +20,19 @@ class _NoKernel:
 
     def invalidate_node(self, node: int, offset: int = 0, length: int = -1) -> None:
         """Raise ENOSYS, as over virtio-fs."""
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        raise refused(errno.ENOSYS)
 
     def invalidate_entry(self, parent: int, name: str) -> None:
         """Raise ENOSYS."""
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        raise refused(errno.ENOSYS)
 
     def entry_deleted(self, parent: int, node: int, name: str) -> None:
         """Raise ENOSYS."""
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        raise refused(errno.ENOSYS)
 
     def store(self, node: int, offset: int, data: Buffer) -> None:
         """Raise ENOSYS."""
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        raise refused(errno.ENOSYS)
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ interface   Filesystem, its options, and what it may ask of its session
 types       attributes, entries, handles, listings, locks, callers
 buffers     the data of reads and writes
 operations  which operations a file system answers
+refusals    how an operation is refused
 wrapper     file systems before file systems
 commands    what whoever runs a file system may ask of it
 paths       file systems that are asked by path; path_nodes: how they are served
@@ -32,7 +33,7 @@ from vhostfs.filesystem.types import (
     StatX,
 )
 from vhostfs.filesystem.wrapper import Wrapper, settled, then
-from vhostfs.fuse_abi.flags import AttrFlags, OpenReplyFlags, RenameFlags, WriteFlags
+from vhostfs.fuse_abi.flags import AttrFlags, FallocateFlags, OpenReplyFlags, RenameFlags, WriteFlags
 
 __all__ = [
     "LOCK_END",
@@ -44,6 +45,7 @@ __all__ = [
     "Command",
     "DirEntry",
     "Entry",
+    "FallocateFlags",
     "FileType",
     "Filesystem",
     "IoctlReply",

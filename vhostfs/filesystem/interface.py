@@ -23,13 +23,13 @@ sizes, offsets, modes and flags are whatever the guest sent.
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import AsyncIterable, Awaitable, Buffer, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from vhostfs.filesystem.buffers import ReadBuffer, WriteBuffer
 from vhostfs.filesystem.commands import Command
+from vhostfs.filesystem.refusals import refused
 from vhostfs.filesystem.types import (
     Attr,
     Caller,
@@ -107,7 +107,7 @@ class Session(Protocol):
 
 
 def _missing() -> NoReturn:
-    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    raise refused(errno.ENOSYS)
 
 
 class Filesystem[H]:
@@ -272,7 +272,7 @@ class Filesystem[H]:
     def fallocate(
         self, caller: Caller, node: int, handle: H | None, mode: int, offset: int, length: int
     ) -> MaybeAwaitable[None]:
-        """Reserve, punch or zero a range, as fallocate(2) numbers the modes (FALLOCATE). EOPNOTSUPP."""
+        """Reserve, punch or zero a range: FallocateFlags (FALLOCATE). EOPNOTSUPP."""
         _missing()
 
     def lseek(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import inspect
-import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, Final
 from vhostfs.filesystem.interface import Filesystem, MaybeAwaitable, Session
 from vhostfs.filesystem.operations import OPERATIONS
 from vhostfs.filesystem.paths import PathFilesystem
+from vhostfs.filesystem.refusals import refused
 from vhostfs.filesystem.types import ROOT, Attr, Caller, DirEntry, Entry, Opened
 from vhostfs.fuse_abi.flags import RenameFlags
 
@@ -140,17 +140,17 @@ class PathNodes[H](Filesystem[H]):
         """Return a node, and where it was removed a handle of it; ESTALE where there is none."""
         place = self._places.get(node)
         if place is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise refused(errno.ESTALE)
         if handle is None and place.removed:
             if not place.handles:
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                raise refused(errno.ESTALE)
             handle = place.handles[-1]
         return place, handle
 
     def _directory(self, node: int) -> Place:
         place = self._place(node, None)[0]
         if place.removed:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise refused(errno.ENOENT)
         return place
 
     @staticmethod
@@ -267,7 +267,7 @@ class PathNodes[H](Filesystem[H]):
         """Ask by both paths."""
         place = self._place(node, None)[0]
         if place.removed:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise refused(errno.ENOENT)
         directory = self._directory(parent)
         answer = self.filesystem.link(caller, place.path, self._path_in(directory, name))
         return _then(answer, lambda attr: self._made(directory, name, attr))
@@ -322,7 +322,7 @@ class PathNodes[H](Filesystem[H]):
         """Ask by path, and remember the handle."""
         place, _ = self._place(node, None)
         if place.removed:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise refused(errno.ESTALE)
         return _then(
             self.filesystem.open(caller, place.path, flags), lambda opened: self._opened(place, opened)
         )

@@ -20,18 +20,18 @@ vhostfs.mount(Hello(), "/mnt")
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import AsyncIterable, Buffer, Iterable
 from typing import NoReturn
 
 from vhostfs.filesystem.buffers import ReadBuffer, WriteBuffer
 from vhostfs.filesystem.interface import MaybeAwaitable, Options, Session
+from vhostfs.filesystem.refusals import refused
 from vhostfs.filesystem.types import Attr, Caller, DirEntry, Opened, SetAttr, StatFs
 from vhostfs.fuse_abi.flags import RenameFlags, WriteFlags
 
 
 def _missing() -> NoReturn:
-    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    raise refused(errno.ENOSYS)
 
 
 class PathFilesystem[H]:

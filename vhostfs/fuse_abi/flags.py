@@ -181,6 +181,17 @@ class RenameFlags(IntFlag):
     WHITEOUT = 1 << 2
 
 
+class FallocateFlags(IntFlag):
+    """What to do to a range of a file (fallocate_in.mode; the modes of fallocate(2), <linux/falloc.h>)."""
+
+    KEEP_SIZE = 1 << 0
+    PUNCH_HOLE = 1 << 1
+    COLLAPSE_RANGE = 1 << 3
+    ZERO_RANGE = 1 << 4
+    INSERT_RANGE = 1 << 5
+    UNSHARE_RANGE = 1 << 6
+
+
 class SetupMappingFlags(IntFlag):
     """What a DAX mapping is for (setupmapping_in.flags, FUSE_SETUPMAPPING_FLAG_*)."""
 

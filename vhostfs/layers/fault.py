@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pydantic import Field
 
 from vhostfs.backends.contract import Layer
 from vhostfs.filesystem import Caller, Filesystem
+from vhostfs.filesystem.refusals import refused
 from vhostfs.layers.interception import GIVING_UP, Intercepted
 from vhostfs.layers.selection import EVERYWHERE, Selection, errno_of
 
@@ -83,7 +83,7 @@ class Faulty[H](Intercepted[H]):
                 if each.rule.delay:
                     return _delayed(each.rule.delay, error)
                 if error is not None:
-                    raise OSError(error, os.strerror(error))
+                    raise refused(error)
                 return None
         return None
 
@@ -91,7 +91,7 @@ class Faulty[H](Intercepted[H]):
 async def _delayed(seconds: float, error: int | None) -> None:
     await asyncio.sleep(seconds)
     if error is not None:
-        raise OSError(error, os.strerror(error))
+        raise refused(error)
 
 
 @dataclass(frozen=True, slots=True)

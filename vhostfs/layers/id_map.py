@@ -14,7 +14,6 @@ two maps of their own, each from ranges to what they become; an id of no range s
 from __future__ import annotations
 
 import errno
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -37,15 +36,12 @@ from vhostfs.filesystem import (
     implements,
     then,
 )
+from vhostfs.filesystem.refusals import refused
 from vhostfs.layers.listing import Entries, each_entry
 
 _IDS: Final = 1 << 32
 _FIELDS: Final = {"guest": 3, "host": 3, "map": 3, "squash-guest": 3, "squash-host": 3, "forbid-guest": 2}
 _NOBODY: Final = 65534
-
-
-def _refused(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +163,7 @@ class IdMap[H](Wrapper[H]):
         if uid == caller.uid and gid == caller.gid and groups is None:
             return caller
         if makes and (uid is None or gid is None):
-            raise _refused(errno.EPERM)
+            raise refused(errno.EPERM)
         return Caller(
             _NOBODY if uid is None else uid,
             _NOBODY if gid is None else gid,
@@ -189,7 +185,7 @@ class IdMap[H](Wrapper[H]):
     def _owner(table: IdTable, number: int) -> int:
         found = table.to_host.of(number)
         if found is None:
-            raise _refused(errno.EPERM)
+            raise refused(errno.EPERM)
         return found
 
     # ---- To the guest ----

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 
 from vhostfs.backends.contract import Layer
 from vhostfs.filesystem import OPERATIONS, Caller, DirEntry, Filesystem, RenameFlags, implements
+from vhostfs.filesystem.refusals import refused
 from vhostfs.layers.interception import BY_NAME, GIVING_UP, Intercepted
 from vhostfs.layers.listing import each_entry
 from vhostfs.layers.names import Known
@@ -51,10 +52,6 @@ class _Rule:
     def __init__(self, rule: PolicyRule) -> None:
         self.selection = Selection(rule.operations, rule.paths)
         self.error = errno_of(rule.error) if rule.action == "deny" else 0
-
-
-def _refused(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
 
 
 class Policy[H](Intercepted[H]):
@@ -106,7 +103,7 @@ class Policy[H](Intercepted[H]):
     def _of_node(self, node: int) -> Denied:
         known = self.names.known(node)
         if known is None:
-            raise _refused(errno.ESTALE)  # one that came by no name, of which nothing can be told
+            raise refused(errno.ESTALE)  # one that came by no name, of which nothing can be told
         return self._of_known(known)
 
     def _of_name(self, parent: int, name: str) -> Denied:
@@ -166,7 +163,7 @@ class Policy[H](Intercepted[H]):
     def _check_gain(self, known: Known | None, old: Denied, new: Denied, paths: list[str], to: str) -> None:
         """Refuse that what has these rules gets those of a name that allows more."""
         if not old.keys() <= new.keys():
-            raise _refused(errno.EXDEV)
+            raise refused(errno.EXDEV)
         if (known is None or known.is_directory) and paths:
             target = names_of(to)
             sources = [names_of(path) for path in paths]
@@ -176,7 +173,7 @@ class Policy[H](Intercepted[H]):
                     for source in sources:
                         here = pattern.states(source)
                         if here != there and (pattern.matches_below(here) or pattern.matches_below(there)):
-                            raise _refused(errno.EXDEV)
+                            raise refused(errno.EXDEV)
 
     def _rename(
         self, caller: Caller, parent: int, name: str, new_parent: int, new_name: str, flags: RenameFlags
@@ -201,7 +198,7 @@ class Policy[H](Intercepted[H]):
         try:
             answer = self._rename_followed(*arguments)
         except FileExistsError:
-            raise _refused(kept) from None
+            raise refused(kept) from None
         return answer if answer is None else _renamed_later(answer, kept)
 
     def _readdir(self, caller: Caller, node: int, handle: H | None, offset: int) -> Any:
@@ -219,14 +216,14 @@ async def _renamed_later(answer: Any, kept: int) -> None:
     try:
         await answer
     except FileExistsError:
-        raise _refused(kept) from None
+        raise refused(kept) from None
 
 
 def _check(denied: Denied, *operations: str) -> None:
     if denied:
         for operation in operations:
             if operation in denied:
-                raise _refused(denied[operation])
+                raise refused(denied[operation])
 
 
 def _check_opening(denied: Denied, flags: int) -> None:

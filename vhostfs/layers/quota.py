@@ -23,6 +23,7 @@ from vhostfs.filesystem import (
     Caller,
     DirEntry,
     Entry,
+    FallocateFlags,
     Filesystem,
     MaybeAwaitable,
     Opened,
@@ -36,17 +37,13 @@ from vhostfs.filesystem import (
     settled,
     then,
 )
+from vhostfs.filesystem.refusals import refused
 from vhostfs.layers.listing import Entries, each_entry
 from vhostfs.layers.quota_account import Account, Record, charge, count, node_of, size_of
 from vhostfs.layers.selection import errno_of
 
-_KEEP_SIZE, _PUNCH_HOLE, _COLLAPSE_RANGE, _INSERT_RANGE = 0x01, 0x02, 0x08, 0x20
 _ITSELF: Final = Caller()
 """Who asks for what only the layer wants to know."""
-
-
-def _refused(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
 
 
 class Quota[H](Wrapper[H]):
@@ -85,7 +82,7 @@ class Quota[H](Wrapper[H]):
     def _record(self, node: int) -> Record:
         record = self._records.get(node)
         if record is None:
-            raise _refused(errno.ESTALE)
+            raise refused(errno.ESTALE)
         return record
 
     def _resize(self, record: Record, size: int) -> None:
@@ -394,12 +391,12 @@ class Quota[H](Wrapper[H]):
         """Reserve room; EOPNOTSUPP for room beyond the end of a file that keeps its size."""
         record = self._record(node)
         end = offset + length
-        if mode & (_PUNCH_HOLE | _COLLAPSE_RANGE):
+        if mode & (FallocateFlags.PUNCH_HOLE | FallocateFlags.COLLAPSE_RANGE):
             end = 0
-        elif mode & _INSERT_RANGE:
+        elif mode & FallocateFlags.INSERT_RANGE:
             end = record.size + length
-        elif mode & _KEEP_SIZE and end > record.size:
-            raise _refused(errno.EOPNOTSUPP)
+        elif mode & FallocateFlags.KEEP_SIZE and end > record.size:
+            raise refused(errno.EOPNOTSUPP)
         self._grow(record, end)
         await self._pending(
             node, record, end, lambda: self.inner.fallocate(caller, node, handle, mode, offset, length)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterable, Iterator
 from typing import Any, Final
 
 from vhostfs.filesystem import ROOT, Attr, Caller, DirEntry, Entry, Filesystem, implements, settled
+from vhostfs.filesystem.refusals import refused
 
 BLOCK: Final = 4096
 _BREATH: Final = 64
@@ -49,13 +50,13 @@ class Account:
     def take_bytes(self, size: int) -> None:
         """Use more bytes, or raise OSError; fewer are always possible."""
         if size > 0 and self.most_bytes is not None and self.bytes + size > self.most_bytes:
-            raise OSError(self._error, os.strerror(self._error))
+            raise refused(self._error)
         self.bytes += size
 
     def take_file(self) -> None:
         """Use one file more, or raise OSError."""
         if self.most_files is not None and self.files >= self.most_files:
-            raise OSError(self._error, os.strerror(self._error))
+            raise refused(self._error)
         self.files += 1
 
 

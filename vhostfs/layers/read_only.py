@@ -9,6 +9,7 @@ from typing import Any, Final, NoReturn
 
 from vhostfs.backends.contract import Layer
 from vhostfs.filesystem import Caller, Filesystem, IoctlReply, MaybeAwaitable, Opened, Wrapper, implements
+from vhostfs.filesystem.refusals import refused
 
 CHANGING_FLAGS: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 """The flags of open(2) with which a file is changed, or may be."""
@@ -26,7 +27,7 @@ _IOC_WRITE: Final = 1 << 30
 
 
 def _refuse(*_: object) -> NoReturn:
-    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    raise refused(errno.EROFS)
 
 
 class ReadOnly[H](Wrapper[H]):

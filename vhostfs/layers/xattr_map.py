@@ -25,6 +25,7 @@ from typing import Any, Final
 from vhostfs.backends.contract import Layer
 from vhostfs.errors import ConfigurationError
 from vhostfs.filesystem import Caller, Filesystem, MaybeAwaitable, Wrapper, then
+from vhostfs.filesystem.refusals import refused
 
 _NAME_MAX: Final = 255
 _ACL_NAMES: Final = frozenset({"system.posix_acl_access", "system.posix_acl_default"})
@@ -108,10 +109,6 @@ def _mapped(key: str, prepend: str) -> Iterator[Rule]:
         yield Rule(RuleType.BAD, True, True, "", "")
 
 
-def _refused(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
 class XattrMap[H](Wrapper[H]):
     """Translates the names of extended attributes."""
 
@@ -136,12 +133,12 @@ class XattrMap[H](Wrapper[H]):
                 if rule.type is RuleType.PREFIX:
                     changed = rule.prepend + name
                     if len(os.fsencode(changed)) > _NAME_MAX:
-                        raise _refused(errno.ERANGE)
+                        raise refused(errno.ERANGE)
                     return changed
                 if rule.type is RuleType.OK:
                     return name
-                raise _refused(errno.EPERM if rule.type is RuleType.BAD else errno.EOPNOTSUPP)
-        raise _refused(errno.EPERM)
+                raise refused(errno.EPERM if rule.type is RuleType.BAD else errno.EOPNOTSUPP)
+        raise refused(errno.EPERM)
 
     def _to_guest(self, name: str) -> str | None:
         """Return what a guest calls one of the host's; None: it must not know of it."""
@@ -162,7 +159,7 @@ class XattrMap[H](Wrapper[H]):
         try:
             name = self._to_host(name)
         except PermissionError:
-            raise _refused(errno.ENODATA) from None
+            raise refused(errno.ENODATA) from None
         return self.inner.getxattr(caller, node, name)
 
     def listxattr(self, caller: Caller, node: int) -> MaybeAwaitable[Iterable[str]]:

@@ -7,10 +7,11 @@ from struct import Struct
 from typing import Any, Final
 
 from vhostfs.filesystem import Caller
+from vhostfs.filesystem.refusals import refused
 from vhostfs.filesystem.wrapper import settled
 from vhostfs.fuse_abi.flags import FsyncFlags
 from vhostfs.fuse_abi.opcodes import Opcode
-from vhostfs.session.dispatch import Operation, Parts, finish_bytes, finish_empty, is_asynchronous, refused
+from vhostfs.session.dispatch import Operation, Parts, finish_bytes, finish_empty, is_asynchronous
 from vhostfs.session.listings import Lister, Listing, Page
 from vhostfs.session.nodes import Held, bad_handle
 

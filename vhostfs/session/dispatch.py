@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import inspect
-import os
 from collections.abc import Callable
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from vhostfs.filesystem import Caller, Filesystem, Options
+from vhostfs.filesystem.refusals import refused
 from vhostfs.fuse_abi.extensions import Extensions
 from vhostfs.fuse_abi.flags import InitFlags
 from vhostfs.session.channel import Channel
@@ -75,11 +75,6 @@ _DOT: Final = ord(".")
 _EXTENSION_LENGTH: Final = Struct("<H")
 _BEFORE_ARGUMENTS: Final = 4
 """How far before the arguments in_header.total_extlen stands."""
-
-
-def refused(number: int) -> OSError:
-    """Return the error that a request is refused with before the file system sees it."""
-    return OSError(number, os.strerror(number))
 
 
 def is_asynchronous(method: Callable[..., Any]) -> bool:

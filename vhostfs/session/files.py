@@ -10,6 +10,7 @@ from sys import getrefcount
 from typing import Any, Final
 
 from vhostfs.filesystem import LOCK_END, Caller, Lock, LockType, OpenReplyFlags, WriteFlags
+from vhostfs.filesystem.refusals import refused
 from vhostfs.fuse_abi.flags import FsyncFlags, InitFlags, IoctlFlags, LockFlags
 from vhostfs.fuse_abi.opcodes import Opcode
 from vhostfs.session.buffers import GuestReadBuffer, GuestWriteBuffer, Loan
@@ -25,7 +26,6 @@ from vhostfs.session.dispatch import (
     is_asynchronous,
     one_name,
     read_groups,
-    refused,
 )
 
 _OPEN_IN: Final = Struct("<II")

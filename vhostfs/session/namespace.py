@@ -9,6 +9,7 @@ from struct import Struct
 from typing import Any, Final
 
 from vhostfs.filesystem import Attr, Caller, Entry, RenameFlags, SetAttr
+from vhostfs.filesystem.refusals import refused
 from vhostfs.fuse_abi.flags import GetattrFlags, InitFlags, SetattrValid, SetxattrFlags
 from vhostfs.fuse_abi.opcodes import Opcode
 from vhostfs.session.dispatch import (
@@ -24,7 +25,6 @@ from vhostfs.session.dispatch import (
     is_asynchronous,
     one_name,
     read_groups,
-    refused,
     string,
 )
 from vhostfs.session.replies import packed_attr, packed_statfs

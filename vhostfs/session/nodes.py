@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from vhostfs.filesystem import ROOT
+from vhostfs.filesystem.refusals import refused
 from vhostfs.session.listings import Listing
 
 MOUNT_SHIFT: Final = 48
@@ -94,7 +94,7 @@ class Nodes:
         """Return the nodeid of a node that the kernel holds; OSError ENOENT where it does not."""
         nodeid = self._base | node if 0 < node < FAR else self._far.get(node, -1)
         if nodeid not in self.known:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise refused(errno.ENOENT)
         return nodeid
 
     def holds(self, node: int) -> bool:
@@ -132,7 +132,7 @@ class Handles:
     def check_room(self) -> None:
         """Raise OSError ENFILE where there is no room for one more."""
         if len(self.held) >= HANDLE_LIMIT:
-            raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+            raise refused(errno.ENFILE)
 
     def add(self, node: int, handle: Any, listing: Listing | None = None) -> int:
         """Keep a handle, and return its number."""
@@ -175,4 +175,4 @@ class Handles:
 
 def bad_handle() -> OSError:
     """Return the error of a handle that was not given out."""
-    return OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return refused(errno.EBADF)

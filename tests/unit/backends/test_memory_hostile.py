@@ -14,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.in_process import InProcessClient, mounted
-from tests.conformance.place import FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE
 from tests.conformance.refusals import refused
 from tests.frontend.client import Caller, FuseClient
 from vhostfs.backends.memory import MemoryFilesystem
 from vhostfs.backends.memory.nodes import Directory
 from vhostfs.filesystem import ROOT as ROOT_NODE
 from vhostfs.filesystem import Caller as KernelCaller
-from vhostfs.fuse_abi.flags import SetattrValid
+from vhostfs.fuse_abi.flags import FallocateFlags, SetattrValid
 from vhostfs.fuse_abi.structures import EntryOut, OpenOut, SetattrIn
 
 PAGES = 40
@@ -230,7 +229,7 @@ def test_a_file_ends_where_the_kernel_can_count_no_further() -> None:
             with pytest.raises(OSError, match=r"too large|Invalid"):
                 client.write(node, fh, b"x", offset)
         assert client.lseek(node, fh, 0, os.SEEK_DATA) == LAST - 4095
-        client.fallocate(node, fh, FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE, 0, LAST)
+        client.fallocate(node, fh, FallocateFlags.KEEP_SIZE | FallocateFlags.PUNCH_HOLE, 0, LAST)
         assert client.read(node, fh, 100, LAST - 3) == b"\0\0\0"
         client.truncate(node, 0)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from vhostfs.filesystem import ReadBuffer
+from vhostfs.filesystem.refusals import refused
 
 
 class Stretch(NamedTuple):
@@ -21,7 +22,7 @@ class Stretch(NamedTuple):
 
 def damaged() -> OSError:
     """Return the error of data that is not there, or not what it was."""
-    return OSError(errno.EIO, os.strerror(errno.EIO))
+    return refused(errno.EIO)
 
 
 class Content:
@@ -98,7 +99,7 @@ class Content:
     def seek(self, offset: int, whence: int) -> int:
         """Find data or a hole, as lseek(2). ENXIO, EINVAL."""
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            raise refused(errno.EINVAL)
         if 0 <= offset < self.size:
             for size, stored in self.pieces(offset, self.size):
                 if (stored is None) == (whence == os.SEEK_HOLE):
@@ -106,4 +107,4 @@ class Content:
                 offset += size
             if whence == os.SEEK_HOLE:
                 return self.size
-        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        raise refused(errno.ENXIO)

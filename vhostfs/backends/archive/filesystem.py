@@ -8,7 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NoReturn
+from typing import Final
 
 from vhostfs.backends.archive.contents import Content, damaged
 from vhostfs.backends.archive.index import Node
@@ -29,15 +29,12 @@ from vhostfs.filesystem import (
     Session,
     StatFs,
 )
+from vhostfs.filesystem.refusals import refused
 
 _FOREVER: Final = 86_400.0
 _THREADS: Final = 4
 _CACHED: Final = OpenReplyFlags.KEEP_CACHE | OpenReplyFlags.NOFLUSH
 _CACHED_DIRECTORY: Final = OpenReplyFlags.KEEP_CACHE | OpenReplyFlags.CACHE_DIR
-
-
-def _fail(number: int) -> NoReturn:
-    raise OSError(number, os.strerror(number))
 
 
 class ArchiveFilesystem(Filesystem[Content | None]):
@@ -82,14 +79,14 @@ class ArchiveFilesystem(Filesystem[Content | None]):
 
     def _node(self, number: int) -> Node:
         if not ROOT <= number < ROOT + len(self._nodes):
-            _fail(errno.ESTALE)
+            raise refused(errno.ESTALE)
         return self._nodes[number - ROOT]
 
     def lookup(self, caller: Caller, parent: int, name: str) -> Entry | None:
         """Find a member."""
         children = self._node(parent).children
         if children is None:
-            _fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         found = children.get(name)
         return None if found is None else found.describe()
 
@@ -105,14 +102,14 @@ class ArchiveFilesystem(Filesystem[Content | None]):
         """Return a link's target, whatever it is: the kernel follows it, in the guest."""
         target = self._node(node).target
         if target is None:
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         return target
 
     def readdir(self, caller: Caller, node: int, handle: Content | None, offset: int) -> Iterable[DirEntry]:
         """Yield the members of a directory in the order in which they came."""
         children = self._node(node).children
         if children is None:
-            _fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         return (DirEntry.of(name, child.describe()) for name, child in children.items())
 
     def opendir(self, caller: Caller, node: int, flags: int) -> Opened[Content | None]:
@@ -127,7 +124,7 @@ class ArchiveFilesystem(Filesystem[Content | None]):
         """Return an extended attribute."""
         value = (self._node(node).xattrs or {}).get(name)
         if value is None:
-            _fail(errno.ENODATA)
+            raise refused(errno.ENODATA)
         return value
 
     def listxattr(self, caller: Caller, node: int) -> Iterable[str]:
@@ -140,9 +137,9 @@ class ArchiveFilesystem(Filesystem[Content | None]):
         """Open a member: of a zip archive, decompress and check it. EROFS for writing; EIO as `read`."""
         found = self._node(node)
         if not stat.S_ISREG(found.mode):
-            _fail(errno.EISDIR if found.children is not None else errno.ENXIO)
+            raise refused(errno.EISDIR if found.children is not None else errno.ENXIO)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-            _fail(errno.EROFS)
+            raise refused(errno.EROFS)
         if isinstance(self._source, TarSource):
             return Opened(self._source.open(found), _CACHED)
         return self._open_later(found, self._source)
@@ -160,7 +157,7 @@ class ArchiveFilesystem(Filesystem[Content | None]):
     ) -> MaybeAwaitable[bytearray | bytes | int]:
         """Read what the host has cached at once, all else in a thread. EIO where the archive lacks it."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         content = handle
         size = min(buffer.size, content.size - offset)
         if size <= 0:
@@ -183,7 +180,7 @@ class ArchiveFilesystem(Filesystem[Content | None]):
     def lseek(self, caller: Caller, node: int, handle: Content | None, offset: int, whence: int) -> int:
         """Find data or a hole, where the archive knows of holes."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         return handle.seek(offset, whence)
 
     async def _in_thread(self, content: Content, work: Callable[[], int]) -> int:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Final, NoReturn
+from typing import Final
 
 from vhostfs.backends.archive.contents import damaged
 from vhostfs.backends.archive.squashfs import Block, Image, Inode
@@ -31,6 +31,7 @@ from vhostfs.filesystem import (
     Session,
     StatFs,
 )
+from vhostfs.filesystem.refusals import refused
 
 _FOREVER: Final = 86_400.0
 _THREADS: Final = 4
@@ -45,10 +46,6 @@ _CACHED_DIRECTORY: Final = OpenReplyFlags.KEEP_CACHE | OpenReplyFlags.CACHE_DIR
 
 type Listing = dict[str, tuple[int, int]]
 """References of inodes and types, by name."""
-
-
-def _fail(number: int) -> NoReturn:
-    raise OSError(number, os.strerror(number))
 
 
 class OpenImageFile:
@@ -127,7 +124,7 @@ class SquashfsFilesystem(Filesystem[OpenImageFile | None]):
     def _listing(self, directory: Inode) -> Listing:
         """Return what is in a directory; that of the last ones asked for is kept."""
         if not stat.S_ISDIR(directory.mode):
-            _fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         listing = self._listings.get(directory.reference)
         if listing is not None:
             self._listings.move_to_end(directory.reference)
@@ -156,7 +153,7 @@ class SquashfsFilesystem(Filesystem[OpenImageFile | None]):
         """Return a link's target, whatever it is: the kernel follows it, in the guest."""
         target = self._node(node).target
         if target is None:
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         return target
 
     def opendir(self, caller: Caller, node: int, flags: int) -> Opened[OpenImageFile | None]:
@@ -182,7 +179,7 @@ class SquashfsFilesystem(Filesystem[OpenImageFile | None]):
         """Return an extended attribute."""
         value = self._image.xattrs(self._node(node)).get(name)
         if value is None:
-            _fail(errno.ENODATA)
+            raise refused(errno.ENODATA)
         return value
 
     def listxattr(self, caller: Caller, node: int) -> Iterable[str]:
@@ -195,13 +192,13 @@ class SquashfsFilesystem(Filesystem[OpenImageFile | None]):
         """Open a file. EROFS for writing; ENFILE where all that are open have too many blocks."""
         inode = self._node(node)
         if not stat.S_ISREG(inode.mode):
-            _fail(errno.EISDIR if stat.S_ISDIR(inode.mode) else errno.ENXIO)
+            raise refused(errno.EISDIR if stat.S_ISDIR(inode.mode) else errno.ENXIO)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-            _fail(errno.EROFS)
+            raise refused(errno.EROFS)
         opened = self._open.get(inode.reference)
         if opened is None:
             if self._blocks_open + inode.size // self._image.block_size > _BLOCKS_OPEN:
-                _fail(errno.ENFILE)
+                raise refused(errno.ENFILE)
             opened = self._open[inode.reference] = OpenImageFile(self._image, inode)
             self._blocks_open += len(opened.lengths)
         opened.users += 1
@@ -220,7 +217,7 @@ class SquashfsFilesystem(Filesystem[OpenImageFile | None]):
     ) -> MaybeAwaitable[bytes]:
         """Read: what was decompressed lately at once, all else in threads."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         end = min(offset + buffer.size, handle.inode.size)
         if offset >= end:
             return b""
@@ -299,12 +296,12 @@ class SquashfsFilesystem(Filesystem[OpenImageFile | None]):
     def lseek(self, caller: Caller, node: int, handle: OpenImageFile | None, offset: int, whence: int) -> int:
         """Find data or a hole, by blocks."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE}:
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         size, block_size = handle.inode.size, self._image.block_size
         if not 0 <= offset < size:
-            _fail(errno.ENXIO)
+            raise refused(errno.ENXIO)
         for number in range(offset // block_size, len(handle.lengths)):
             if (handle.lengths[number] == 0) == (whence == os.SEEK_HOLE):
                 found: int = max(offset, number * block_size)
@@ -312,6 +309,6 @@ class SquashfsFilesystem(Filesystem[OpenImageFile | None]):
         if whence == os.SEEK_HOLE:
             return size
         if handle.fragment is None:
-            _fail(errno.ENXIO)
+            raise refused(errno.ENXIO)
         tail: int = max(offset, len(handle.lengths) * block_size)
         return tail

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections import OrderedDict
 from typing import Final
 
 from vhostfs.backends.fsspec.remote import Remote
+from vhostfs.filesystem.refusals import refused
 
 type Key = tuple[str, tuple[str, ...], int, int]
 """A file's path, its version, its size, and the number of a block."""
@@ -75,7 +75,7 @@ class BlockCache:
             # A server that knows no ranges sends all of the file.
             data = data[begin:end]
         if len(data) != end - begin:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise refused(errno.EIO)
         self._blocks[key] = data
         self._used += len(data)
         while self._used > self._limit and len(self._blocks) > 1:

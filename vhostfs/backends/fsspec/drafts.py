@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from typing import Final
 
 from vhostfs.filesystem import WriteBuffer
+from vhostfs.filesystem.refusals import refused
 
 
 class Budget:
@@ -21,7 +21,7 @@ class Budget:
     def take(self, size: int) -> None:
         """Take room for so many bytes; ENOSPC where there is none."""
         if size > self.left:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise refused(errno.ENOSPC)
         self.left -= size
 
     def give(self, size: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic, time_ns
-from typing import Final, NoReturn
+from typing import Final
 
 from vhostfs.backends.fsspec.blocks import BlockCache
 from vhostfs.backends.fsspec.drafts import Budget, Draft
@@ -38,6 +38,7 @@ from vhostfs.filesystem import (
     WriteBuffer,
     WriteFlags,
 )
+from vhostfs.filesystem.refusals import refused
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +83,6 @@ class Handle:
 def _is_vague(found: Found | None) -> bool:
     """Tell whether only a listing spoke of a file, without saying how long it is."""
     return found is not None and not found.directory and found.size is None
-
-
-def _fail(number: int) -> NoReturn:
-    raise OSError(number, os.strerror(number))
 
 
 class FsspecFilesystem(Filesystem[Handle]):
@@ -198,7 +195,7 @@ class FsspecFilesystem(Filesystem[Handle]):
     def _directory(self, number: int) -> Node:
         node = self._nodes[number]
         if not node.found.directory:
-            _fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         return node
 
     def _attr(self, node: Node) -> Attr:
@@ -256,7 +253,7 @@ class FsspecFilesystem(Filesystem[Handle]):
             found = await self._ask(node.found.path, node.place)
             self._memory.put(node.place, found)
         if found is None or found.directory != node.found.directory:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         node.found = found
 
     async def readdir(
@@ -286,7 +283,7 @@ class FsspecFilesystem(Filesystem[Handle]):
         """Open a file; for writing with all that it holds. EROFS, EISDIR, ENOSPC."""
         found = self._nodes[node]
         if found.found.directory:
-            _fail(errno.EISDIR)
+            raise refused(errno.EISDIR)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._check_writable()
             draft = await self._draft(found, empty=bool(flags & os.O_TRUNC))
@@ -299,7 +296,7 @@ class FsspecFilesystem(Filesystem[Handle]):
         if now.size is None:
             content = await self._remote.read(now.path)
             if len(content) > self._limits.cache_size:
-                _fail(errno.EFBIG)
+                raise refused(errno.EFBIG)
             return Opened(Handle(now, (), None, content), OpenReplyFlags.DIRECT_IO)
         same = bool(now.version) and now.version == before
         version = now.version or self._spell()
@@ -321,7 +318,7 @@ class FsspecFilesystem(Filesystem[Handle]):
     ) -> MaybeAwaitable[bytes]:
         """Read: from blocks that were fetched already, at once."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         if handle.draft is not None:
             return bytes(memoryview(handle.draft.data)[offset : offset + buffer.size])
         if handle.content is not None:
@@ -354,7 +351,7 @@ class FsspecFilesystem(Filesystem[Handle]):
 
     def _check_writable(self) -> None:
         if not self._writable:
-            _fail(errno.EROFS)
+            raise refused(errno.EROFS)
 
     async def _draft(self, node: Node, *, empty: bool) -> Draft:
         """Return the draft of a file, begun with its content unless it is to be empty."""
@@ -363,7 +360,7 @@ class FsspecFilesystem(Filesystem[Handle]):
             if not empty:
                 await self._refresh(node)
                 if (node.found.size or 0) > self._budget.left:
-                    _fail(errno.ENOSPC)
+                    raise refused(errno.ENOSPC)
                 data = await self._remote.read(node.found.path)
             if node.draft is None:
                 node.draft = Draft(self._budget, data, node.found.mtime_ns)
@@ -389,7 +386,7 @@ class FsspecFilesystem(Filesystem[Handle]):
     ) -> int:
         """Change the draft. ENOSPC where drafts take all that they may."""
         if handle is None or handle.draft is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         done = handle.draft.write(offset, data)
         self._touch(handle.draft)
         return done
@@ -424,11 +421,11 @@ class FsspecFilesystem(Filesystem[Handle]):
         wanted = {"uid": changes.uid, "gid": changes.gid, "mode": changes.mode}
         had = {"uid": attr.uid, "gid": attr.gid, "mode": stat.S_IMODE(attr.mode)}
         if any(value is not None and value != had[name] for name, value in wanted.items()):
-            _fail(errno.EPERM)
+            raise refused(errno.EPERM)
         if changes.size is not None:
             self._check_writable()
             if known.found.directory:
-                _fail(errno.EISDIR)
+                raise refused(errno.EISDIR)
             draft = await self._draft(known, empty=changes.size == 0)
             draft.users += 1
             try:
@@ -453,7 +450,7 @@ class FsspecFilesystem(Filesystem[Handle]):
         found = await self._find(directory, name)
         if found is not None:
             if flags & os.O_EXCL:
-                _fail(errno.EEXIST)
+                raise refused(errno.EEXIST)
             node = self._nodes.enter(place, found)
             return self._entry(node), await self.open(caller, node.number, flags)
         path = self._names.join(directory.found.path, name)
@@ -471,7 +468,7 @@ class FsspecFilesystem(Filesystem[Handle]):
         self._check_writable()
         directory = self._directory(parent)
         if await self._find(directory, name) is not None:
-            _fail(errno.EEXIST)
+            raise refused(errno.EEXIST)
         path = self._names.join(directory.found.path, name)
         await self._remote.make_directory(path)
         place = child_place(directory.place, name)
@@ -487,9 +484,9 @@ class FsspecFilesystem(Filesystem[Handle]):
         directory = self._directory(parent)
         found = await self._find(directory, name)
         if found is None:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if found.directory:
-            _fail(errno.EISDIR)
+            raise refused(errno.EISDIR)
         await self._remote.remove(found.path)
         self._gone(directory, name)
 
@@ -509,12 +506,12 @@ class FsspecFilesystem(Filesystem[Handle]):
         directory = self._directory(parent)
         found = await self._find(directory, name)
         if found is None:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if not found.directory:
-            _fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         place = child_place(directory.place, name)
         if await self._list(Node(0, place, found)):
-            _fail(errno.ENOTEMPTY)
+            raise refused(errno.ENOTEMPTY)
         # One that is only remembered here is not there.
         with suppress(FileNotFoundError):
             await self._remote.remove_directory(found.path)
@@ -528,17 +525,17 @@ class FsspecFilesystem(Filesystem[Handle]):
         """Rename a file: by a copy there, then a removal. EXDEV for directories: programs then copy."""
         self._check_writable()
         if flags & ~RenameFlags.NOREPLACE:
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         old, new = self._directory(parent), self._directory(new_parent)
         found, target = await self._find(old, name), await self._find(new, new_name)
         if found is None:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if target is not None and flags & RenameFlags.NOREPLACE:
-            _fail(errno.EEXIST)
+            raise refused(errno.EEXIST)
         if found.directory:
-            _fail(errno.EXDEV)
+            raise refused(errno.EXDEV)
         if target is not None and target.directory:
-            _fail(errno.EISDIR)
+            raise refused(errno.EISDIR)
         place, new_place = child_place(old.place, name), child_place(new.place, new_name)
         if place == new_place:
             return
@@ -550,7 +547,7 @@ class FsspecFilesystem(Filesystem[Handle]):
             await self._remote.copy(found.path, path)
         except OSError as error:
             if error.errno == errno.EOPNOTSUPP:
-                _fail(errno.EXDEV)
+                raise refused(errno.EXDEV) from None
             raise
         await self._remote.remove(found.path)
         self._nodes.move(place, new_place, replace(found, path=path))

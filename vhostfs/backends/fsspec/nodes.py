@@ -12,6 +12,7 @@ from typing import Final
 from vhostfs.backends.fsspec.drafts import Draft
 from vhostfs.backends.fsspec.names import Found
 from vhostfs.filesystem import ROOT
+from vhostfs.filesystem.refusals import refused
 
 _REMEMBERED: Final = 65_536
 """Of how many paths it is remembered what they are."""
@@ -57,7 +58,7 @@ class Nodes:
         try:
             return self._numbers[number]
         except KeyError:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+            raise refused(errno.ESTALE) from None
 
     def at(self, place: str) -> Node | None:
         """Return the node of a place, if the kernel knows it."""

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from vhostfs.errors import ConfigurationError
+from vhostfs.filesystem.refusals import refused
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ def _as_os_error(error: Exception, name: str, url: str) -> OSError:
     if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
         return error
     if isinstance(error, NotImplementedError):
-        return OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return refused(errno.EOPNOTSUPP)
     number = _STATUSES.get(getattr(error, "status", 0), errno.EIO)
     if number == errno.EIO:
         logger.warning("%s of %s failed: %s: %s", name, url, type(error).__name__, error)

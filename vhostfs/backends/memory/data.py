@@ -8,7 +8,6 @@ zero.
 from __future__ import annotations
 
 import errno
-import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Buffer, Iterator
 from typing import Final
@@ -16,6 +15,7 @@ from typing import Final
 from vhostfs.backends.memory.space import PAGE, Space, out_of_space
 from vhostfs.backends.ranges import Ranges
 from vhostfs.filesystem import ReadBuffer, WriteBuffer
+from vhostfs.filesystem.refusals import refused
 
 RUN_LIMIT: Final = 1 << 20
 """The most bytes of a run."""
@@ -99,12 +99,12 @@ class SparseData:
                 return offset
             if index + 1 < len(starts) and starts[index + 1] < self.size:
                 return starts[index + 1]
-        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        raise refused(errno.ENXIO)
 
     def seek_hole(self, offset: int) -> int:
         """Return where the next hole begins, which may be the end; ENXIO from the end on."""
         if not 0 <= offset < self.size:
-            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+            raise refused(errno.ENXIO)
         index = bisect_right(self._starts, offset) - 1
         while 0 <= index < len(self._starts) and self._starts[index] <= offset:
             offset = max(offset, self._starts[index] + len(self._runs[index]))

@@ -7,7 +7,7 @@ import os
 import stat
 from collections.abc import Buffer, Iterable
 from time import time_ns
-from typing import Final, NoReturn
+from typing import Final
 
 from vhostfs.backends.memory import xattrs
 from vhostfs.backends.memory.data import SIZE_LIMIT, SparseData
@@ -19,6 +19,7 @@ from vhostfs.filesystem import (
     Caller,
     DirEntry,
     Entry,
+    FallocateFlags,
     Filesystem,
     Opened,
     OpenReplyFlags,
@@ -31,6 +32,7 @@ from vhostfs.filesystem import (
     WriteBuffer,
     WriteFlags,
 )
+from vhostfs.filesystem.refusals import refused
 
 LINK_LIMIT: Final = 2**32 - 1
 """The most names of one file: what st_nlink can tell."""
@@ -40,16 +42,9 @@ _COPY_LIMIT: Final = 4 << 20
 
 _DAY: Final = 86400.0
 
-_KEEP_SIZE: Final = 0x01
-_PUNCH_HOLE: Final = 0x02
-_ZERO_RANGE: Final = 0x10
 
 _NO_WRITE_FLAGS: Final = WriteFlags(0)
 _CACHED: Final = OpenReplyFlags.KEEP_CACHE
-
-
-def _fail(number: int) -> NoReturn:
-    raise OSError(number, os.strerror(number))
 
 
 class Handle:
@@ -127,7 +122,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         try:
             found = self._nodes[node]
         except KeyError:
-            _fail(errno.ESTALE)
+            raise refused(errno.ESTALE) from None
         return (found.entry or found.describe()).attr
 
     def statx(self, caller: Caller, node: int, handle: Handle | None, mask: int) -> StatX:
@@ -167,7 +162,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         """Return the target. EINVAL for what is no symbolic link."""
         found = self._node(node)
         if not isinstance(found, Symlink):
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         found.accessed()
         return found.target
 
@@ -178,9 +173,9 @@ class MemoryFilesystem(Filesystem[Handle]):
         if kind == stat.S_IFREG:
             return self._added(directory, name, self._new_file(caller, directory, mode))
         if kind == stat.S_IFDIR:
-            _fail(errno.EPERM)
+            raise refused(errno.EPERM)
         if kind not in {stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK}:
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         return self._added(directory, name, self._new_special(caller, directory, kind | mode & 0o7777, rdev))
 
     def mkdir(self, caller: Caller, parent: int, name: str, mode: int) -> Entry:
@@ -195,7 +190,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         directory = self._place(parent, name)
         length = len(os.fsencode(target))
         if length >= 4096:
-            _fail(errno.ENAMETOOLONG)
+            raise refused(errno.ENAMETOOLONG)
         if length > SHORT_SYMLINK:
             self._space.take_pages(1)
         try:
@@ -210,11 +205,11 @@ class MemoryFilesystem(Filesystem[Handle]):
         found = self._node(node)
         directory = self._place(parent, name)
         if isinstance(found, Directory):
-            _fail(errno.EPERM)
+            raise refused(errno.EPERM)
         if found.nlink == 0 and not found.linkable:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if found.nlink >= LINK_LIMIT:
-            _fail(errno.EMLINK)
+            raise refused(errno.EMLINK)
         if found.nlink:
             self._space.take_bookkeeping(INODE)
         found.nlink += 1
@@ -227,7 +222,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         directory = self._directory(parent)
         found = self._child(directory, name)
         if isinstance(found, Directory):
-            _fail(errno.EISDIR)
+            raise refused(errno.EISDIR)
         directory.remove(name)
         self._unnamed(found)
 
@@ -236,9 +231,9 @@ class MemoryFilesystem(Filesystem[Handle]):
         directory = self._directory(parent)
         found = self._child(directory, name)
         if not isinstance(found, Directory):
-            _fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         if len(found):
-            _fail(errno.ENOTEMPTY)
+            raise refused(errno.ENOTEMPTY)
         directory.remove(name)
         self._unnamed(found)
 
@@ -249,20 +244,20 @@ class MemoryFilesystem(Filesystem[Handle]):
         bits = int(flags)
         noreplace, exchange, whiteout = bits & 1, bits & 2, bits & 4
         if bits & ~7 or (exchange and (noreplace or whiteout)):
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         old, new = self._directory(parent), self._directory(new_parent)
         moved = self._child(old, name)
         target = new.find(new_name)
         if target is not None and noreplace:
-            _fail(errno.EEXIST)
+            raise refused(errno.EEXIST)
         if target is None and exchange:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if new.nlink == 0:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if isinstance(moved, Directory) and new.within(moved):
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         if isinstance(target, Directory) and old.within(target):
-            _fail(errno.EINVAL if exchange else errno.ENOTEMPTY)
+            raise refused(errno.EINVAL if exchange else errno.ENOTEMPTY)
         if target is moved:
             return
         if exchange:
@@ -290,7 +285,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         """Open a file. EISDIR, ELOOP, ENXIO for what is none."""
         found = self._node(node)
         if not isinstance(found, File):
-            _fail(
+            raise refused(
                 errno.EISDIR
                 if isinstance(found, Directory)
                 else errno.ELOOP
@@ -312,7 +307,7 @@ class MemoryFilesystem(Filesystem[Handle]):
         existing = directory.find(name)
         if existing is not None:
             if flags & os.O_EXCL:
-                _fail(errno.EEXIST)
+                raise refused(errno.EEXIST)
             opened = self.open(caller, existing.number, flags)
             existing.known = True
             return existing.describe(), opened
@@ -334,7 +329,7 @@ class MemoryFilesystem(Filesystem[Handle]):
     ) -> bytes | int:
         """Read data."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         file = handle.file
         if not handle.quiet and time_ns() >= file.seen_until_ns:
             file.accessed()
@@ -351,12 +346,12 @@ class MemoryFilesystem(Filesystem[Handle]):
     ) -> int:
         """Write data. EFBIG, ENOSPC; fewer bytes than wanted where space ends within them."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         file = handle.file
         if not data.size:
             return 0
         if offset + data.size > SIZE_LIMIT:
-            _fail(errno.EFBIG)
+            raise refused(errno.EFBIG)
         if flags is not _NO_WRITE_FLAGS and flags & WriteFlags.KILL_SUIDGID:
             file.drop_privileges()
         if file.xattrs:
@@ -377,21 +372,22 @@ class MemoryFilesystem(Filesystem[Handle]):
     ) -> None:
         """Reserve, punch or zero. EINVAL, EFBIG, ENOSPC; EOPNOTSUPP for any other mode."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         file = handle.file
-        action = mode & ~_KEEP_SIZE
-        keeps = bool(mode & _KEEP_SIZE)
+        action = mode & ~int(FallocateFlags.KEEP_SIZE)
+        keeps = bool(mode & FallocateFlags.KEEP_SIZE)
         if offset < 0 or length <= 0:
-            _fail(errno.EINVAL)
-        if action not in {0, _PUNCH_HOLE, _ZERO_RANGE} or (action == _PUNCH_HOLE and not keeps):
-            _fail(errno.EOPNOTSUPP)
+            raise refused(errno.EINVAL)
+        punches = action == FallocateFlags.PUNCH_HOLE
+        if action not in {0, FallocateFlags.ZERO_RANGE} and not (punches and keeps):
+            raise refused(errno.EOPNOTSUPP)
         end = offset + length
         if end > SIZE_LIMIT:
-            _fail(errno.EFBIG)
+            raise refused(errno.EFBIG)
         data = file.data
         if action:
             data.punch(offset, end)
-        if action != _PUNCH_HOLE:
+        if not punches:
             data.reserve(offset, end)
             if not keeps and end > data.size:
                 data.size = end
@@ -403,12 +399,12 @@ class MemoryFilesystem(Filesystem[Handle]):
     def lseek(self, caller: Caller, node: int, handle: Handle | None, offset: int, whence: int) -> int:
         """Find data or a hole, exact to the page."""
         if handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         if whence == os.SEEK_DATA:
             return handle.file.data.seek_data(offset)
         if whence == os.SEEK_HOLE:
             return handle.file.data.seek_hole(offset)
-        return _fail(errno.EINVAL)
+        raise refused(errno.EINVAL)
 
     def copy_file_range(
         self,
@@ -423,16 +419,16 @@ class MemoryFilesystem(Filesystem[Handle]):
     ) -> int:
         """Copy, up to 4 MiB at once. EINVAL where source and target overlap."""
         if source_handle is None or target_handle is None:
-            _fail(errno.EBADF)
+            raise refused(errno.EBADF)
         reader, writer = source_handle.file, target_handle.file
         size = min(length, reader.data.size - source_offset)
         if reader is writer and abs(source_offset - target_offset) < size:
-            _fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         size = min(size, _COPY_LIMIT)
         if size <= 0:
             return 0
         if target_offset + size > SIZE_LIMIT:
-            _fail(errno.EFBIG)
+            raise refused(errno.EFBIG)
         xattrs.drop_capabilities(self._space, writer)
         if caller.uid:
             writer.drop_privileges()
@@ -495,28 +491,28 @@ class MemoryFilesystem(Filesystem[Handle]):
         try:
             return self._nodes[number]
         except KeyError:
-            _fail(errno.ESTALE)
+            raise refused(errno.ESTALE) from None
 
     def _directory(self, number: int) -> Directory:
         node = self._nodes.get(number)
         if not isinstance(node, Directory):
-            _fail(errno.ESTALE if node is None else errno.ENOTDIR)
+            raise refused(errno.ESTALE if node is None else errno.ENOTDIR)
         return node
 
     def _place(self, parent: int, name: str) -> Directory:
         """Return a directory in which a name can be made: ENOENT where it was removed, EEXIST."""
         directory = self._directory(parent)
         if directory.nlink == 0:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if directory.find(name) is not None:
-            _fail(errno.EEXIST)
+            raise refused(errno.EEXIST)
         return directory
 
     @staticmethod
     def _child(directory: Directory, name: str) -> Node:
         found = directory.find(name)
         if found is None:
-            _fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         return found
 
     def _take_number(self) -> int:
@@ -556,9 +552,9 @@ class MemoryFilesystem(Filesystem[Handle]):
     def _truncate(self, node: Node, size: int) -> None:
         """Change the length, and the times also where it is the same one."""
         if not isinstance(node, File):
-            _fail(errno.EISDIR if isinstance(node, Directory) else errno.EINVAL)
+            raise refused(errno.EISDIR if isinstance(node, Directory) else errno.EINVAL)
         if size > SIZE_LIMIT:
-            _fail(errno.EFBIG)
+            raise refused(errno.EFBIG)
         node.data.truncate(size)
         node.modified()
 
@@ -596,8 +592,8 @@ def _check_replaceable(moved: Node, target: Node) -> None:
     """Raise the errno for which rename(2) refuses to put one node into the place of another."""
     if isinstance(moved, Directory):
         if not isinstance(target, Directory):
-            _fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         if len(target):
-            _fail(errno.ENOTEMPTY)
+            raise refused(errno.ENOTEMPTY)
     elif isinstance(target, Directory):
-        _fail(errno.EISDIR)
+        raise refused(errno.EISDIR)

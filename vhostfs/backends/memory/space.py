@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import os
 from typing import Final
 
 from vhostfs.filesystem import StatFs
+from vhostfs.filesystem.refusals import refused
 
 PAGE: Final = 4096
 """Bytes of data that are charged at once."""
@@ -17,7 +17,7 @@ INODE: Final = 1024
 
 def out_of_space() -> OSError:
     """Return ENOSPC."""
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return refused(errno.ENOSPC)
 
 
 class Space:

@@ -10,6 +10,7 @@ from typing import Final
 
 from vhostfs.backends.memory.nodes import Node
 from vhostfs.backends.memory.space import Space
+from vhostfs.filesystem.refusals import refused
 
 _CAPABILITY: Final = "security.capability"
 _NAMESPACES: Final = ("user.", "trusted.", "security.")
@@ -20,20 +21,16 @@ _OVERHEAD: Final = 40
 """Bytes charged for an attribute beside its name and value (tmpfs: simple_xattr_space)."""
 
 
-def _refused(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
-
-
 def _check(node: Node, name: str, missing: int) -> None:
     """Refuse a name of no namespace (EOPNOTSUPP, EINVAL), and user.* where there is none (`missing`)."""
     if len(os.fsencode(name)) > _NAME_LIMIT:
-        raise _refused(errno.ERANGE)
+        raise refused(errno.ERANGE)
     if name.startswith("user.") and not (stat.S_ISREG(node.mode) or stat.S_ISDIR(node.mode)):
-        raise _refused(missing)
+        raise refused(missing)
     if not name.startswith(_NAMESPACES):
-        raise _refused(errno.EOPNOTSUPP)
+        raise refused(errno.EOPNOTSUPP)
     if name in _NAMESPACES:
-        raise _refused(errno.EINVAL)
+        raise refused(errno.EINVAL)
 
 
 def _charge(name: str, value: bytes) -> int:
@@ -45,7 +42,7 @@ def get(node: Node, name: str) -> bytes:
     value = None if node.xattrs is None else node.xattrs.get(name)
     if value is None:
         _check(node, name, errno.ENODATA)
-        raise _refused(errno.ENODATA)
+        raise refused(errno.ENODATA)
     return value
 
 
@@ -57,20 +54,20 @@ def names(node: Node) -> Iterable[str]:
 def put(space: Space, node: Node, name: str, value: bytes, flags: int) -> None:
     """Set a value. EEXIST, ENODATA by flags; E2BIG for a value, ENOSPC for all names, too long."""
     if flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
-        raise _refused(errno.EINVAL)
+        raise refused(errno.EINVAL)
     if len(value) > _VALUE_LIMIT:
-        raise _refused(errno.E2BIG)
+        raise refused(errno.E2BIG)
     _check(node, name, errno.EPERM)
     held = node.xattrs or {}
     old = held.get(name)
     if old is None and flags & os.XATTR_REPLACE:
-        raise _refused(errno.ENODATA)
+        raise refused(errno.ENODATA)
     if old is not None and flags & os.XATTR_CREATE:
-        raise _refused(errno.EEXIST)
+        raise refused(errno.EEXIST)
     if old is None:
         listed = sum(len(os.fsencode(each)) + 1 for each in (*held, name))
         if listed > _LIST_LIMIT:
-            raise _refused(errno.ENOSPC)
+            raise refused(errno.ENOSPC)
     space.take_bookkeeping(_charge(name, value) - (0 if old is None else _charge(name, old)))
     if node.xattrs is None:
         node.xattrs = held
@@ -83,7 +80,7 @@ def remove(space: Space, node: Node, name: str) -> None:
     _check(node, name, errno.EPERM)
     value = None if node.xattrs is None else node.xattrs.pop(name, None)
     if value is None:
-        raise _refused(errno.ENODATA)
+        raise refused(errno.ENODATA)
     space.give_bookkeeping(_charge(name, value))
     node.changed()
 

@@ -15,9 +15,10 @@ from contextlib import aclosing
 from typing import Final
 
 from vhostfs.backends.overlay.copyup import CopyUp
-from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, is_directory, refuse
+from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, is_directory
 from vhostfs.backends.overlay.tree import Node, Tree
 from vhostfs.filesystem import Attr, Caller, Entry, RenameFlags, settled
+from vhostfs.filesystem.refusals import refused
 
 _PLAIN: Final = RenameFlags(0)
 _UNSUPPORTED: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -45,11 +46,11 @@ class Changes:
         """
         self._tree.check_name(parent, name)
         if not parent.linked:
-            refuse(errno.ENOENT)
+            raise refused(errno.ENOENT)
         found = await self._tree.find(parent, name)
         if found is not None:
             found.drop()
-            refuse(errno.EEXIST)
+            raise refused(errno.EEXIST)
         directory = await self._copyup.ensure_directory(parent)
         hidden = await self._tree.in_upper(parent, name)
         if hidden is None:
@@ -93,11 +94,11 @@ class Changes:
         self._tree.check_name(parent, name)
         child = await self._tree.child_now(parent, name)
         if child is None:
-            refuse(errno.ENOENT)
+            raise refused(errno.ENOENT)
         node, _ = child
         try:
             if node.is_directory:
-                refuse(errno.EISDIR)
+                raise refused(errno.EISDIR)
             below = await self._tree.has_below(parent, name)
             directory = await self._copyup.ensure_directory(parent)
             if node.upper is None:
@@ -118,13 +119,13 @@ class Changes:
         self._tree.check_name(parent, name)
         child = await self._tree.child_now(parent, name)
         if child is None:
-            refuse(errno.ENOENT)
+            raise refused(errno.ENOENT)
         node, _ = child
         try:
             if not node.is_directory:
-                refuse(errno.ENOTDIR)
+                raise refused(errno.ENOTDIR)
             if not await self.is_empty(node):
-                refuse(errno.ENOTEMPTY)
+                raise refused(errno.ENOTEMPTY)
             below = await self._tree.has_below(parent, name)
             directory = await self._copyup.ensure_directory(parent)
             if node.upper is None:
@@ -204,10 +205,10 @@ class Changes:
         self._tree.check_name(parent, name)
         self._tree.check_name(new_parent, new_name)
         if not parent.linked or not new_parent.linked:
-            refuse(errno.ENOENT)
+            raise refused(errno.ENOENT)
         child = await self._tree.child_now(parent, name)
         if child is None:
-            refuse(errno.ENOENT)
+            raise refused(errno.ENOENT)
         node = child[0]
         other: Node | None = None
         try:
@@ -218,7 +219,7 @@ class Changes:
                 return True
             exchanged = bool(flags & RenameFlags.EXCHANGE)
             if other is not None and not exchanged and other.is_directory and not await self.is_empty(other):
-                refuse(errno.ENOTEMPTY)
+                raise refused(errno.ENOTEMPTY)
             for file in (node, other if exchanged else None):
                 if file is not None and not file.is_directory and file.upper is None:
                     return False
@@ -255,15 +256,15 @@ class Changes:
         """Refuse what rename(2) refuses before it looks into directories."""
         exchange = bool(flags & RenameFlags.EXCHANGE)
         if other is None and exchange:
-            refuse(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if other is not None and flags & RenameFlags.NOREPLACE:
-            refuse(errno.EEXIST)
+            raise refused(errno.EEXIST)
         if _is_within(new_parent, node):
-            refuse(errno.EINVAL)
+            raise refused(errno.EINVAL)
         if other is not None and _is_within(parent, other):
-            refuse(errno.EINVAL if exchange else errno.ENOTEMPTY)
+            raise refused(errno.EINVAL if exchange else errno.ENOTEMPTY)
         if other is not None and not exchange and node.is_directory != other.is_directory:
-            refuse(errno.ENOTDIR if node.is_directory else errno.EISDIR)
+            raise refused(errno.ENOTDIR if node.is_directory else errno.EISDIR)
 
     async def _mark_moved(self, node: Node, above: Node, *, same: bool) -> None:
         """Say on a directory where its lower ones are found from its new place, if anywhere.
@@ -278,7 +279,7 @@ class Changes:
                 await self._mark(upper, marks.opaque, b"y")
             return
         if not marks.follows_redirects:
-            refuse(errno.EXDEV)
+            raise refused(errno.EXDEV)
         if node.redirect is not None and (same or node.redirect.startswith("/")):
             return
         redirect = (node.redirect or node.name) if same else _path(node)
@@ -289,7 +290,7 @@ class Changes:
         try:
             await self._upper.set_xattr(upper.node, name, value)
         except OSError:
-            refuse(errno.EXDEV)
+            raise refused(errno.EXDEV) from None
 
     async def _exchange(self, parent: Node, name: str, new_parent: Node, new_name: str) -> None:
         assert parent.upper is not None

@@ -15,9 +15,10 @@ from contextlib import suppress
 from typing import Final
 
 from vhostfs.backends.overlay.data import copy_data, copy_xattrs
-from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, is_directory, refuse, whole
+from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, is_directory, whole
 from vhostfs.backends.overlay.tree import WORK_NAME, Node, Tree
 from vhostfs.filesystem import Attr, Entry, RenameFlags, SetAttr, settled
+from vhostfs.filesystem.refusals import refused
 
 _PLAIN: Final = RenameFlags(0)
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -189,7 +190,7 @@ class CopyUp:
     async def _copy_directory(self, node: Node) -> None:
         parent = node.parent
         if parent is None or parent.upper is None:
-            refuse(errno.ENOENT)
+            raise refused(errno.ENOENT)
         lower = node.lowers[0]
         attr = await lower.layer.getattr(lower.node)
         name = self.work.name()

@@ -8,8 +8,9 @@ import os
 from collections.abc import Buffer, Sequence
 from typing import Any, Final
 
-from vhostfs.backends.overlay.layers import OVERLAY, Layer, refuse
+from vhostfs.backends.overlay.layers import OVERLAY, Layer
 from vhostfs.filesystem import Filesystem, WriteFlags, settled
+from vhostfs.filesystem.refusals import refused
 
 _CHUNK: Final = 1 << 20
 _ZEROS: Final = bytes(_CHUNK)
@@ -95,7 +96,7 @@ async def _write_all(
         buffer = OwnWriteBuffer(data)
         done = await settled(filesystem.write(OVERLAY, node, handle, offset, buffer, _NO_FLAGS))
         if done <= 0:
-            refuse(errno.EIO)
+            raise refused(errno.EIO)
         data = data[done:]
         offset += done
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from vhostfs.backends.overlay.changes import Changes, Make
 from vhostfs.backends.overlay.copyup import CopyUp
-from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, refuse, whole
+from vhostfs.backends.overlay.layers import OVERLAY, Layer, Real, whole
 from vhostfs.backends.overlay.listing import OpenDirectory
 from vhostfs.backends.overlay.marks import TRUSTED, USER
 from vhostfs.backends.overlay.notices import LayerSession
@@ -39,6 +39,7 @@ from vhostfs.filesystem import (
     implemented,
     settled,
 )
+from vhostfs.filesystem.refusals import refused
 
 _RENAMES: Final = frozenset({0, int(RenameFlags.NOREPLACE), int(RenameFlags.EXCHANGE)})
 
@@ -203,7 +204,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     async def mknod(self, caller: Caller, parent: int, name: str, mode: int, rdev: int) -> Entry:
         """Make a file in the upper layer. EPERM for the device that would be a whiteout."""
         if stat.S_ISCHR(mode) and rdev == 0:
-            refuse(errno.EPERM)
+            raise refused(errno.EPERM)
         filesystem = self._upper_filesystem()
 
         async def make(maker: Caller, directory: int, new_name: str) -> Entry:
@@ -238,9 +239,9 @@ class OverlayFilesystem(Filesystem[Handle]):
                 found = await self._tree.child(directory, name)
                 if found is not None:
                     self._tree.release(found[0])
-                    refuse(errno.EEXIST)
+                    raise refused(errno.EEXIST)
             if held.is_directory:
-                refuse(errno.EPERM)
+                raise refused(errno.EPERM)
             await copyup.ensure(held)
             async with self._tree.changing():
                 attr = await whole(changes.link(caller, held, directory, name))
@@ -269,7 +270,7 @@ class OverlayFilesystem(Filesystem[Handle]):
         """
         _, copyup, changes = self._writing()
         if int(flags) not in _RENAMES:
-            refuse(errno.EINVAL)
+            raise refused(errno.EINVAL)
         with self._tree.using(parent) as directory, self._tree.using(new_parent) as target:
             while True:
                 async with self._tree.changing():
@@ -277,7 +278,7 @@ class OverlayFilesystem(Filesystem[Handle]):
                     if await whole(steps):
                         return
                 if caller.interrupted():
-                    refuse(errno.EINTR)
+                    raise refused(errno.EINTR)
                 for above, moved in ((directory, name), (target, new_name)):
                     if moved is name or flags & RenameFlags.EXCHANGE:
                         await self._copy_up_child(copyup, above, moved)
@@ -298,7 +299,7 @@ class OverlayFilesystem(Filesystem[Handle]):
         with self._tree.using(node) as held:
             real = held.real
             if held.is_directory:
-                refuse(errno.EISDIR)
+                raise refused(errno.EISDIR)
             if flags & (os.O_ACCMODE | os.O_TRUNC):
                 real = await self._writable(held, 0 if flags & os.O_TRUNC else None)
             return await self._open(caller, held, real, flags)
@@ -363,11 +364,11 @@ class OverlayFilesystem(Filesystem[Handle]):
     ) -> tuple[Entry, Opened[Handle]]:
         child = await self._tree.child(parent, name)
         if child is None:
-            refuse(errno.ENOENT)
+            raise refused(errno.ENOENT)
         node = child[0]
         try:
             if node.is_directory:
-                refuse(errno.EISDIR)
+                raise refused(errno.EISDIR)
             opened = await self.open(caller, node.number, flags & ~os.O_CREAT)
             return self._entry(node, await node.real.layer.getattr(node.real.node)), opened
         finally:
@@ -380,7 +381,7 @@ class OverlayFilesystem(Filesystem[Handle]):
         upper, copyup, _ = self._writing()
         with self._tree.using(parent) as directory:
             if not directory.is_directory:
-                refuse(errno.ENOTDIR)
+                raise refused(errno.ENOTDIR)
             real = await copyup.ensure(directory)
             entry, opened = await settled(upper.filesystem.tmpfile(caller, real.node, mode, flags))
             made = Real(upper, upper.hold(entry))
@@ -395,7 +396,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     ) -> MaybeAwaitable[Buffer | int]:
         """Read from where the file is open, or from its copy once there is one."""
         if type(handle) is not OpenFile:
-            refuse(errno.EBADF)
+            raise refused(errno.EBADF)
         real = handle.real
         if real is not handle.node.real:
             return self._read_later(caller, handle, offset, buffer)
@@ -419,7 +420,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     ) -> MaybeAwaitable[int]:
         """Write to a file of the upper layer."""
         if type(handle) is not OpenFile or not handle.flags & os.O_ACCMODE:
-            refuse(errno.EBADF)
+            raise refused(errno.EBADF)
         real = handle.real
         return real.layer.filesystem.write(caller, real.node, handle.handle, offset, data, flags)
 
@@ -461,7 +462,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     async def fsync(self, caller: Caller, node: int, handle: Handle | None, datasync: bool) -> None:
         """Have the layer make the file durable, where that is the upper one: others have not changed."""
         if type(handle) is not OpenFile:
-            refuse(errno.EBADF)
+            raise refused(errno.EBADF)
         real = handle.real
         if real.layer is self._upper and "fsync" in real.layer.answers:
             await settled(real.layer.filesystem.fsync(caller, real.node, handle.handle, datasync))
@@ -471,7 +472,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     ) -> None:
         """Reserve, punch or zero a range in the upper layer."""
         if type(handle) is not OpenFile or not handle.flags & os.O_ACCMODE:
-            refuse(errno.EBADF)
+            raise refused(errno.EBADF)
         real = self._answering(handle.real, "fallocate")
         filesystem = real.layer.filesystem
         await settled(filesystem.fallocate(caller, real.node, handle.handle, mode, offset, length))
@@ -479,7 +480,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     async def lseek(self, caller: Caller, node: int, handle: Handle | None, offset: int, whence: int) -> int:
         """Find data or a hole; without an answer of the layer's the file is all data."""
         if type(handle) is not OpenFile:
-            refuse(errno.EBADF)
+            raise refused(errno.EBADF)
         file = await self._current(handle)
         real = file.real
         if "lseek" in real.layer.answers:
@@ -487,7 +488,7 @@ class OverlayFilesystem(Filesystem[Handle]):
             return await settled(filesystem.lseek(caller, real.node, file.handle, offset, whence))
         size = (await real.layer.getattr(real.node)).size
         if not 0 <= offset < size:
-            refuse(errno.ENXIO)
+            raise refused(errno.ENXIO)
         return offset if whence == os.SEEK_DATA else size
 
     async def copy_file_range(
@@ -503,11 +504,11 @@ class OverlayFilesystem(Filesystem[Handle]):
     ) -> int:
         """Copy within one layer; EXDEV across two."""
         if type(source_handle) is not OpenFile or type(target_handle) is not OpenFile:
-            refuse(errno.EBADF)
+            raise refused(errno.EBADF)
         file = await self._current(source_handle)
         layer = target_handle.real.layer
         if file.real.layer is not layer or "copy_file_range" not in layer.answers:
-            refuse(errno.EXDEV)
+            raise refused(errno.EXDEV)
         copied = layer.filesystem.copy_file_range(
             caller,
             file.real.node,
@@ -526,7 +527,7 @@ class OverlayFilesystem(Filesystem[Handle]):
         """Open a directory: its layers are opened when it is listed."""
         held = self._tree.node(node)
         if not held.is_directory:
-            refuse(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         held.holds += 1
         return Opened(OpenDirectory(self._tree, held))
 
@@ -535,7 +536,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     ) -> AsyncIterator[DirEntry]:
         """Yield each name once, of the topmost layer that has it; a listing that goes on is the same one."""
         if type(handle) is not OpenDirectory:
-            refuse(errno.EBADF)
+            raise refused(errno.EBADF)
         return handle.entries(offset)
 
     async def releasedir(self, caller: Caller, node: int, handle: Handle, flags: int) -> None:
@@ -622,7 +623,7 @@ class OverlayFilesystem(Filesystem[Handle]):
             if error.errno == errno.ENODATA and name.startswith("user."):
                 kind = stat.S_IFMT((await real.layer.getattr(real.node)).mode)
                 if kind not in {stat.S_IFREG, stat.S_IFDIR}:
-                    refuse(errno.EPERM)
+                    raise refused(errno.EPERM) from None
             raise
 
     # ---- What they share ----
@@ -645,7 +646,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     def _writing(self) -> tuple[Layer, CopyUp, Changes]:
         """Return what changes need; OSError EROFS without an upper layer."""
         if self._upper is None or self._copyup is None or self._changes is None:
-            refuse(errno.EROFS)
+            raise refused(errno.EROFS)
         return self._upper, self._copyup, self._changes
 
     def _upper_filesystem(self) -> Filesystem[Any]:
@@ -661,7 +662,7 @@ class OverlayFilesystem(Filesystem[Handle]):
     def _answering(real: Real, operation: str) -> Real:
         """Refuse, as not supported, what a file's layer does not answer."""
         if operation not in real.layer.answers:
-            refuse(errno.EOPNOTSUPP)
+            raise refused(errno.EOPNOTSUPP)
         return real
 
 

@@ -9,7 +9,7 @@ import stat
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 from vhostfs.backends.overlay.marks import MarkNames
 from vhostfs.filesystem import (
@@ -22,6 +22,7 @@ from vhostfs.filesystem import (
     implemented,
     settled,
 )
+from vhostfs.filesystem.refusals import refused
 
 OVERLAY: Final = Caller()
 """Who asks a layer when the overlay does so on its own account: lookups, copies, marks, whiteouts."""
@@ -30,11 +31,6 @@ _NUMBER_BITS: Final = 56
 _NESTED_NUMBER_BITS: Final = 48
 _DOTS: Final = frozenset({".", ".."})
 _ABSENT: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES})
-
-
-def refuse(number: int) -> NoReturn:
-    """Raise the OSError of an errno."""
-    raise OSError(number, os.strerror(number))
 
 
 async def whole[Result](steps: Coroutine[Any, Any, Result]) -> Result:
@@ -192,7 +188,7 @@ class Layer:
     async def set_xattr(self, node: int, name: str, value: bytes) -> None:
         """Set an extended attribute."""
         if "setxattr" not in self.answers:
-            refuse(errno.EOPNOTSUPP)
+            raise refused(errno.EOPNOTSUPP)
         await settled(self.filesystem.setxattr(OVERLAY, node, name, value, 0, False))
 
     async def remove_xattr(self, node: int, name: str) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import stat
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
-from vhostfs.backends.overlay.layers import Layer, Real, is_directory, refuse
+from vhostfs.backends.overlay.layers import Layer, Real, is_directory
 from vhostfs.backends.overlay.marks import MarkNames, checked_redirect, is_whiteout
 from vhostfs.filesystem import ROOT, Attr
+from vhostfs.filesystem.refusals import refused
 
 WORK_NAME: Final = ".vhostfs-overlay"
 """The directory where files are made before they are moved to their place in the upper layer."""
@@ -183,7 +183,7 @@ class Tree:
         """Return a node that was given out; OSError ESTALE where it is gone."""
         node = self._nodes.get(number)
         if node is None:
-            refuse(errno.ESTALE)
+            raise refused(errno.ESTALE)
         return node
 
     def by_real(self, layer: Layer, node: int) -> Node:
@@ -191,7 +191,7 @@ class Tree:
         for candidate in self._nodes.values():
             if candidate.real.layer is layer and candidate.real.node == node:
                 return candidate
-        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        raise refused(errno.ENOENT)
 
     @contextmanager
     def using(self, number: int) -> Iterator[Node]:
@@ -330,7 +330,7 @@ class Tree:
     def check_name(self, parent: Node, name: str) -> None:
         """Refuse a name that is the overlay's own: OSError EPERM."""
         if self.is_reserved(parent, name):
-            refuse(errno.EPERM)
+            raise refused(errno.EPERM)
 
     async def child(self, parent: Node, name: str) -> tuple[Node, Attr] | None:
         """Find a name; return its node, held once, and the attributes as the layer has them.

@@ -13,12 +13,18 @@ from vhostfs.backends.s3.operations import Operations, fail
 from vhostfs.backends.s3.options import Handle
 from vhostfs.backends.s3.reading import Target
 from vhostfs.backends.s3.store import ArchivedError, ConditionError
-from vhostfs.filesystem import Caller, Entry, Opened, OpenReplyFlags, ReadBuffer, WriteBuffer, WriteFlags
+from vhostfs.filesystem import (
+    Caller,
+    Entry,
+    FallocateFlags,
+    Opened,
+    OpenReplyFlags,
+    ReadBuffer,
+    WriteBuffer,
+    WriteFlags,
+)
 
 _NOT_OPENED: Final = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}
-_KEEP_SIZE: Final = 0x01
-_PUNCH_HOLE: Final = 0x02
-_ZERO_RANGE: Final = 0x10
 
 
 class FileOperations(Operations):
@@ -171,11 +177,14 @@ class FileOperations(Operations):
             fail(errno.EINVAL)
         if offset + length > SIZE_MAXIMUM:
             fail(errno.EFBIG)
-        if mode & ~(_KEEP_SIZE | _PUNCH_HOLE | _ZERO_RANGE) or (mode & _PUNCH_HOLE and not mode & _KEEP_SIZE):
+        keeps = bool(mode & FallocateFlags.KEEP_SIZE)
+        action = mode & ~int(FallocateFlags.KEEP_SIZE)
+        punches = action == FallocateFlags.PUNCH_HOLE
+        if action not in {0, FallocateFlags.ZERO_RANGE} and not (punches and keeps):
             fail(errno.EOPNOTSUPP)
-        if mode & (_PUNCH_HOLE | _ZERO_RANGE):
+        if action:
             contents.clear(offset, offset + length)
-        if not mode & _KEEP_SIZE and offset + length > contents.size:
+        if not keeps and offset + length > contents.size:
             self._truncate(handle.node, contents, offset + length)
         handle.node.posix = written(handle.node.posix, kill_suid_sgid=bool(caller.uid))
         handle.node.pending = True
