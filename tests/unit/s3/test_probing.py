@@ -30,10 +30,7 @@ DATA = b"data" * 100
 
 
 def _probe(make_client: MakeClient, store: S3Client, *, writes: bool = True, known: bool = False) -> Probe:
-    def make() -> S3Client:
-        return make_client()
-
-    return Probe(make, store.learn, "below/", writes=writes, known=known)
+    return Probe(make_client(), store.learn, "below/", writes=writes, known=known)
 
 
 async def _done(probe: Probe) -> None:

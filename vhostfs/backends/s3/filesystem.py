@@ -96,6 +96,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     def close(self) -> None:
         """Give up the store and the spool: no session begins any more."""
+        if self._probe is not None:
+            self._probe.close()
         self._store.close()
         if self._journaling is not None:
             self._journaling.journal.close()

@@ -91,22 +91,22 @@ class Probe:
 
     def __init__(
         self,
-        make: Callable[[], ObjectStore],
+        store: ObjectStore,
         learn: Callable[[Capabilities], None],
         prefix: str,
         *,
         writes: bool,
         known: bool,
     ) -> None:
-        """A probe with a client of its own, which it makes and closes.
+        """A probe with a client of its own, which it closes when it is done, or is closed.
 
         `writes` is false where nothing may be written, `known` true where the server's abilities are.
         """
-        self._make, self._learn, self._prefix = make, learn, prefix
+        self._store, self._learn, self._prefix = store, learn, prefix
         self._writes = writes and not known
         self._task: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
-        self.requests: Mapping[str, int] = {}
+        self.requests: Mapping[str, int] = store.counters.requests
         """What it has asked, by the operation's name."""
         self.findings: Findings | None = None
         """None before it is done."""
@@ -125,8 +125,7 @@ class Probe:
             await asyncio.wait([task])
 
     async def _run(self) -> None:
-        store = self._make()
-        self.requests = store.counters.requests
+        store = self._store
         try:
             delay = RETRY_SECONDS
             while self.findings is None:
@@ -141,12 +140,15 @@ class Probe:
                             return
                     delay = min(2 * delay, RETRY_MOST_SECONDS)
             self._tell(store.standing.name, self.findings)
+            store.close()
         except _EndedError:
             pass
         except Exception:
             logger.exception("%s: the probe has failed by a fault", store.standing.name)
-        finally:
-            store.close()
+
+    def close(self) -> None:
+        """Give up the client: it does not begin any more."""
+        self._store.close()
 
     def _tell(self, name: str, findings: Findings) -> None:
         self._learn(findings.capabilities)

@@ -150,7 +150,7 @@ class S3Settings(Backend):
         sources = self._sources(region)
         store = S3Client(options, Keychain(sources))
         probe = Probe(
-            lambda: S3Client(options, Keychain(sources), store.standing),
+            S3Client(options, Keychain(sources), store.standing),
             store.learn,
             f"{self.prefix.rstrip('/')}/" if self.prefix else "",
             writes=not self.read_only,
