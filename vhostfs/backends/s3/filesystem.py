@@ -15,6 +15,7 @@ from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM
 from vhostfs.backends.s3.extended_attributes import ExtendedAttributes
 from vhostfs.backends.s3.files import FileOperations
+from vhostfs.backends.s3.index import NAME as INDEX
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journaling import Kept
 from vhostfs.backends.s3.local_store import LocalStore
@@ -250,12 +251,15 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         node = await self._existing(directory, name)
         if not node.is_directory:
             fail(errno.ENOTDIR)
-        if await self._has_children(node):
+        is_full, has_index = await self._what_is_in(node)
+        if is_full:
             fail(errno.ENOTEMPTY)
         async with self._commits.lock(node):
             if node.etag is not None or node.intent is None:
                 self._commits.deleting(node)
                 await self._store.delete(self._names.key(node))
+                if has_index:
+                    await self._store.delete(self._names.key(node) + INDEX)
             self._commits.deleted(node)
             self._names.nodes.detach(node)
         await self._keep_directory(directory)

@@ -1,4 +1,4 @@
-"""What a directory's objects have as metadata, in one object of the directory: `.vhostfs-meta`.
+"""What a directory's objects have as metadata, in one object of the directory: `.vhostfs-meta`, packed JSON.
 
 A listing tells of no metadata; to ask for each object's costs a request each. The index is advice: an entry
 counts only while its ETag is the one that the listing tells, and the objects' own headers are what is true.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -35,7 +36,8 @@ async def read_index(store: ObjectStore, prefix: str) -> dict[str, tuple[str, Po
     except (MissingError, StoreError):
         return {}
     try:
-        found = json.loads(document)
+        unpacked = zlib.decompressobj()
+        found = json.loads(unpacked.decompress(document, SIZE_MAXIMUM))
         if found["format"] != FORMAT:
             return {}
         return {
@@ -45,7 +47,7 @@ async def read_index(store: ObjectStore, prefix: str) -> dict[str, tuple[str, Po
             )
             for name, entry in found["files"].items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         logger.info("%s%s makes no sense, and is left aside", prefix, NAME)
         return {}
 
@@ -65,7 +67,7 @@ async def write_index(store: ObjectStore, prefix: str, nodes: Iterable[Node]) ->
     document = json.dumps({"format": FORMAT, "files": files}, separators=(",", ":")).encode()
     if len(document) <= SIZE_MAXIMUM:
         with suppress(StoreError):
-            await store.put(prefix + NAME, [document])
+            await store.put(prefix + NAME, [zlib.compress(document, 1)])
 
 
 async def _read(store: ObjectStore, key: str) -> bytes:
@@ -79,10 +81,6 @@ async def _read(store: ObjectStore, key: str) -> bytes:
     rest = memoryview(bytearray(info.size - count))
     await store.get(key, count, [rest], if_match=info.etag)
     return bytes(memory) + bytes(rest)
-
-
-def _headers(entry: Mapping[str, Mapping[object, object]]) -> Headers:
-    return Headers(_texts(entry["metadata"]), _texts(entry["standard"]))
 
 
 def _texts(found: Mapping[object, object]) -> dict[str, str]:

@@ -92,7 +92,7 @@ class Namespace:
             return child
         if child is None and directory.missing.get(name, 0.0) > now:
             return None
-        if not is_name(name) or (self._exact and name == INDEX):
+        if not is_name(name) or is_reserved(name):
             return None
         question = (directory.number, name)
         directory.lookups += question not in self._under_way
@@ -245,7 +245,7 @@ class Namespace:
 
     def _can_be_named(self, name: str) -> bool:
         if is_name(name):
-            return not name.startswith(PROBE) and (not self._exact or name != INDEX)
+            return not is_reserved(name)
         self.hidden += 1
         return False
 
@@ -367,3 +367,8 @@ def is_name(name: str) -> bool:
         return len(name.encode()) <= NAME_MAXIMUM
     except UnicodeEncodeError:
         return False
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether a name is that of an object of vhostfs's own, which is never shown."""
+    return name == INDEX or name.startswith(PROBE)

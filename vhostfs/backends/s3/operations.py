@@ -12,9 +12,10 @@ from vhostfs.backends.s3.attributes import made
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.committing import Committer
 from vhostfs.backends.s3.contents import Contents
+from vhostfs.backends.s3.index import NAME as INDEX
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journaling import Journaling
-from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name
+from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name, is_reserved
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.reading import Readers
@@ -87,6 +88,8 @@ class Operations(Filesystem[Handle]):
             fail(errno.ENOENT)
         if not is_name(name):
             fail(errno.EILSEQ)
+        if is_reserved(name):
+            fail(errno.EPERM)
         if len(self._names.child_key(directory, name).encode()) + 1 > KEY_MAXIMUM:
             fail(errno.ENAMETOOLONG)
 
@@ -139,11 +142,16 @@ class Operations(Filesystem[Handle]):
         return node
 
     async def _has_children(self, directory: Node) -> bool:
+        return (await self._what_is_in(directory))[0]
+
+    async def _what_is_in(self, directory: Node) -> tuple[bool, bool]:
+        """Tell whether there is anything in a directory, and whether an index is."""
         if any(child.is_local or child.opens for child in directory.children.values()):
-            return True
+            return True, False
         key = self._names.key(directory)
-        page = await self._store.list(key, limit=2)
-        return any(item.key != key for item in page.objects) or bool(page.prefixes)
+        page = await self._store.list(key, limit=3)
+        keys = {item.key for item in page.objects}
+        return bool(keys - {key, key + INDEX}) or bool(page.prefixes), key + INDEX in keys
 
     async def _keep_directory(self, directory: Node) -> None:
         """Let a directory that was only a prefix stay when the last key with it has gone."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from vhostfs.backends.s3.copying import Copier, all_of
+from vhostfs.backends.s3.index import NAME as INDEX
 from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.store import (
@@ -108,7 +109,7 @@ class Renamer:
             async with at_once:
                 target, before = new + key.removeprefix(old), copies.get(key)
                 over = None if before is None else before.written.etag
-                if target == new:
+                if target in {new, new + INDEX}:
                     # An empty directory is there, or none: it is no matter which.
                     written = await self._store.copy(key, target, source_match=etag)
                 else:
