@@ -17,6 +17,7 @@ from benchmarks.s3.store import Store
 
 MOUNT_SECONDS: Final = 30.0
 END_SECONDS: Final = 30.0
+QUIET_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,14 @@ class Mounted:
         return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
 
 
+def _settled(store: Store) -> None:
+    """Return when nothing more is asked of the store: what a mount asks at its beginning is not measured."""
+    before, now = None, store.counts()
+    while now != before:
+        time.sleep(QUIET_SECONDS)
+        before, now = now, store.counts()
+
+
 @contextmanager
 def mounted(contestant: Contestant, place: Place) -> Iterator[Mounted]:
     """Mount a bucket, and unmount it again; NoDaemonError where it does not appear."""
@@ -139,6 +148,7 @@ def mounted(contestant: Contestant, place: Place) -> Iterator[Mounted]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise NoDaemonError(f"{contestant.name} did not mount: {log.read_text(errors='replace')}")
             time.sleep(0.02)
+        _settled(place.store)
         yield Mounted(contestant, place, process)
     finally:
         subprocess.run(["umount", "--lazy", str(place.mountpoint)], check=False, capture_output=True)

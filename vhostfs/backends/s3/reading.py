@@ -22,13 +22,19 @@ from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.store import ObjectStore
 
 PART_LEAST: Final = 1 << 20
-PART_MOST: Final = 8 << 20
+PART_MOST: Final = 4 << 20
 WINDOW_MOST: Final = 128 << 20
 STREAMS: Final = 4
 """How many streams of one reader are told apart."""
 
 CONTIGUOUS_READS: Final = 2
 """How many reads on end make a stream: the first the kernel's read-ahead may pretend."""
+
+EAGER_READ: Final = 256 << 10
+"""A first read of so much makes one, too: the kernel does not pretend it where a program asks for little."""
+
+EAGER_WINDOW: Final = 4 << 20
+"""How far ahead is fetched for it at first."""
 
 SLACK: Final = 1 << 20
 """How far from where a stream is expected a read may begin: reads overtake each other on the way."""
@@ -200,9 +206,12 @@ class Reader:
         if offset == 0 or offset in self._ends:
             if len(self._streams) == STREAMS:
                 self._drop_stream(self._streams.popleft())
-            stream = _Stream(offset, offset + size, contiguous=2 if offset else 1, read=size)
+            begun = offset > 0 or size >= EAGER_READ
+            stream = _Stream(offset, offset + size, contiguous=CONTIGUOUS_READS if begun else 1, read=size)
+            if size >= EAGER_READ:
+                stream.window = EAGER_WINDOW
             self._streams.append(stream)
-            return stream if offset else None
+            return stream if begun else None
         self._ends.append(offset + size)
         return None
 

@@ -149,6 +149,7 @@ class BlockCache:
         for task in list(self._under_way):
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
+        await asyncio.sleep(0)  # gather does not wait for what is called when a task has ended already
         self.clear()
 
     def fetch(self, version: Version, begin: int, end: int) -> Fetch | None:
