@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import MISSING, fields
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -10,6 +12,7 @@ from vhostfs.backends.s3 import S3Settings
 from vhostfs.backends.s3.client.options import Encryption
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.config import schema
+from vhostfs.config.model import FilesystemSettings
 from vhostfs.errors import ConfigurationError
 from vhostfs.testing import mount
 
@@ -77,3 +80,31 @@ async def test_a_store_to_try_things_out_is_there_at_once(tmp_path: Path) -> Non
         assert await client.read_bytes("/hello") == b"world"
         assert await client.listdir("/") == ["hello"]
     filesystem.close()
+
+
+EXAMPLE = Path(__file__).parents[3] / "configs/s3.yaml"
+KEY = re.compile(r"^ {8}(?:# )?([a-z_]+): (.+)$", re.MULTILINE)
+
+
+def test_the_example_names_every_key_and_nothing_else() -> None:
+    """Once each."""
+    named = [name for name, _ in KEY.findall(EXAMPLE.read_text())]
+    assert sorted(named) == sorted(["type", *(field.name for field in fields(S3Settings))])
+
+
+DEFAULTS = {field.name: field.default for field in fields(S3Settings) if field.default not in (None, MISSING)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (name, value)
+        for name, value in KEY.findall(EXAMPLE.read_text())
+        if name in DEFAULTS and name != "local_store"
+    ],
+)
+def test_what_the_example_calls_a_default_is_one(name: str, value: str) -> None:
+    """What has none is an example."""
+    parsed = schema.parse_mount(f"{{type: s3, bucket: b, {name}: {value}}}", "the example")
+    assert isinstance(parsed, FilesystemSettings)
+    assert getattr(parsed.backend, name) == DEFAULTS[name]
