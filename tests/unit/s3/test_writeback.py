@@ -78,6 +78,7 @@ async def test_what_is_closed_is_there_after_a_crash_and_reaches_the_bucket(
         await client.write_bytes("/d/file", DATA, mode=0o640)
         await client.write_bytes("/d/big", big)
         await client.symlink("file", "/d/link")
+        assert (await client.stat("/d/link")).size == len("file")
         assert not server.bucket.objects
         killed = _killed(tmp_path)
         for path in ("/d/file", "/d/big", "/d/link"):
@@ -88,6 +89,7 @@ async def test_what_is_closed_is_there_after_a_crash_and_reaches_the_bucket(
         assert await client.read_bytes("/d/file") == DATA
         assert await client.read_bytes("/d/big") == big
         assert await client.readlink("/d/link") == "file"
+        assert (await client.stat("/d/link")).size == len("file")
         assert (await client.stat("/d")).mode == stat.S_IFDIR | 0o750
         await filesystem.recovered()
         assert sorted(server.bucket.objects) == ["d/", "d/big", "d/file", "d/link"]

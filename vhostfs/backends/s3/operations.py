@@ -133,6 +133,7 @@ class Operations(Filesystem[Handle]):
         node = self._names.nodes.add(directory, name, kind)
         # Known before it is there: until then, who asks for the name finds this node.
         node.posix, node.pending = made(caller, directory, kind | mode, rdev), True
+        node.size = len(body)
         try:
             await self._commits.make(node, body)
         except BaseException:
