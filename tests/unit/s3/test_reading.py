@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3, fake_s3
 from tests.unit.s3.conftest import MakeClient, store_of
-from vhostfs.backends.s3.caching.blocks import BLOCK
+from vhostfs.backends.s3.caching.disk_files import BLOCK
 from vhostfs.backends.s3.caching.memory import SLAB, Memory
 from vhostfs.backends.s3.reading import Reader, Readers, Target
 from vhostfs.backends.s3.store import ConditionError, RangeError, StoreError

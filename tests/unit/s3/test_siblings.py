@@ -47,7 +47,7 @@ async def test_files_that_are_read_in_order_are_one_request_each_and_wait_for_no
     server.latency = 0.001
     for number in range(FILES):
         await _read(client, number)
-    assert server.requests["GetObject"] == FILES
+    assert FILES <= server.requests["GetObject"] <= FILES * 1.1  # a slow one may be made twice
     assert server.requests["HeadObject"] <= 20  # this kernel reads what is there and lets nobody else run
     assert server.busiest >= 16
 
@@ -63,7 +63,7 @@ async def test_threads_that_overtake_each_other_read_in_order_too(client: Client
             await _read(client, number)
 
     await asyncio.gather(*(work() for _ in range(16)))
-    assert server.requests["GetObject"] == FILES
+    assert FILES <= server.requests["GetObject"] <= FILES * 1.1  # a slow one may be made twice
     assert server.requests["HeadObject"] <= FILES // 2
 
 

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import changed
+from vhostfs.backends.s3.caching.disk import Shelf
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM
 from vhostfs.backends.s3.extended_attributes import ExtendedAttributes
@@ -24,6 +25,7 @@ from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.operations import fail
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.probing import Probe
+from vhostfs.backends.s3.reading import Readers
 from vhostfs.backends.s3.renaming import Renamer
 from vhostfs.backends.s3.reporting import Reporter
 from vhostfs.backends.s3.scheduling import Pending
@@ -62,14 +64,15 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         local: LocalStore | None = None,
         journal: Journal | None = None,
         probe: Probe | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         """A file system on a store; on one of its own, which ends with it.
 
         With a journal, what an earlier daemon has promised and not brought to the store is gone on with, and
-        the spool is the journal's.
+        the spool is the journal's. With a shelf, what is read is kept on disk.
         """
         self._local, self._probe = local, probe
-        super().__init__(store, options, memory, spool, journal)
+        super().__init__(store, options, Readers(store, memory, shelf), spool, journal)
         self._renamer = Renamer(
             store, self._names, self._committer.uploads, self._commits.lock, options.directory_limit
         )
@@ -78,6 +81,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     def init(self, session: Session) -> None:
         """Begin, with what is left of earlier sessions and daemons."""
+        self._readers.cache.begin()
         self._commits.begin(self._new_contents)
         if self._probe is not None:
             self._probe.begin()
@@ -99,6 +103,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         """Give up the store and the spool: no session begins any more."""
         if self._probe is not None:
             self._probe.close()
+        self._readers.cache.close()
         self._store.close()
         if self._journaling is not None:
             self._journaling.journal.close()

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import made
-from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.committing import Committer
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.index import NAME as INDEX
@@ -38,10 +37,10 @@ class Operations(Filesystem[Handle]):
     """A bucket of which the operations are elsewhere: what they all need."""
 
     def __init__(
-        self, store: ObjectStore, options: S3Options, memory: Memory, spool: Spool, journal: Journal | None
+        self, store: ObjectStore, options: S3Options, readers: Readers, spool: Spool, journal: Journal | None
     ) -> None:
         self._store, self._options = store, options
-        self._readers, self._spool = Readers(store, memory), spool
+        self._readers, self._spool = readers, spool
         self.options = Options(
             entry_seconds=options.seconds, attr_seconds=options.seconds, negative_seconds=options.seconds
         )

@@ -17,7 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vhostfs.backends.s3.caching.blocks import BLOCK, BlockCache, Fetch, Piece
+from vhostfs.backends.s3.caching.blocks import BlockCache, Fetch, Piece
+from vhostfs.backends.s3.caching.disk import Shelf
+from vhostfs.backends.s3.caching.disk_files import BLOCK
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.store import ObjectStore
 
@@ -112,9 +114,9 @@ class _Stream:
 class Readers:
     """What the readers of a mount share: the cache, and the memory that it has for their streams."""
 
-    def __init__(self, store: ObjectStore, memory: Memory) -> None:
-        """Nothing is cached yet."""
-        self.cache = BlockCache(store, memory)
+    def __init__(self, store: ObjectStore, memory: Memory, shelf: Shelf | None = None) -> None:
+        """Nothing is cached yet, but perhaps on a disk."""
+        self.cache = BlockCache(store, memory, shelf)
         self._read_at: OrderedDict[_Stream, float] = OrderedDict()
 
     def window(self, stream: _Stream) -> int:

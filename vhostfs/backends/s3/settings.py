@@ -12,6 +12,7 @@ from typing import Annotated, ClassVar, Final
 from pydantic import Field
 
 from vhostfs.backends.contract import Backend
+from vhostfs.backends.s3.caching.disk import DiskCache, Shelf
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import (
@@ -111,6 +112,10 @@ class S3Settings(Backend):
     gid: Id = 0
     memory: Size = 256 << 20
     """For what was read and is read ahead."""
+    cache_dir: PurePosixPath | None = None
+    """Where what was read stays over restarts."""
+    cache_size: Size = 1 << 30
+    """The most that it takes of the disk."""
     state_dir: PurePosixPath | None = None
     """Where what is written waits, and what is promised is kept; None: where state belongs on this host."""
     connections: Annotated[int, Field(ge=1, le=1024)] = 128
@@ -167,7 +172,18 @@ class S3Settings(Backend):
         )
         spool = self._state(url or "", shown)
         journal = Journal(spool) if isinstance(spool, StateDirectory) else None
-        return S3Filesystem(store, shown, Memory(self.memory), spool, local, journal, probe)
+        return S3Filesystem(
+            store, shown, Memory(self.memory), spool, local, journal, probe, self._shelf(url or "")
+        )
+
+    def _shelf(self, url: str) -> Shelf | None:
+        """Return the place for this bucket in the disk cache, if there is one."""
+        if self.cache_dir is None:
+            return None
+        try:
+            return Shelf(DiskCache.shared(Path(self.cache_dir), self.cache_size), f"{url}/{self.bucket}")
+        except OSError as error:
+            raise ConfigurationError(f"cache_dir {self.cache_dir}: {error.strerror}") from None
 
     def _state(self, url: str, shown: S3Options) -> Spool:
         """Return the state directory; in sync mode, files without names where there can be none."""

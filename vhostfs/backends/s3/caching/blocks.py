@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from vhostfs.backends.s3.caching.counters import CacheCounters
+from vhostfs.backends.s3.caching.disk import DiskCache, DiskStatus, Shelf
+from vhostfs.backends.s3.caching.disk_files import BLOCK, Label
 from vhostfs.backends.s3.caching.memory import SLAB, Memory, Slab
 from vhostfs.backends.s3.store import ConditionError, ObjectInfo, ObjectStore, RangeError
 
-BLOCK: Final = 32 << 10
-"""What is fetched at least, but for the end of an object."""
+QUEUE_PART: Final = 8
+"""What waits to be written to disk takes no more than such a part of the memory."""
 
 DRAIN_MOST: Final = 256 << 10
 """A request for up to so much is left to end: a connection costs more than what could be saved."""
@@ -52,11 +54,16 @@ class Piece:
 class Version:
     """One version of one object."""
 
-    __slots__ = ("_all", "blocks", "etag", "key", "size", "users")
+    __slots__ = ("_all", "blocks", "etag", "key", "label", "name", "size", "users")
 
-    def __init__(self, versions: dict[tuple[str, str, int], Version], key: str, etag: str, size: int) -> None:
-        """A version of which nothing is in memory."""
+    def __init__(
+        self, versions: dict[tuple[str, str, int], Version], store: str, key: str, etag: str, size: int
+    ) -> None:
+        """A version, in a store of a name, of which nothing is in memory."""
         self._all = versions
+        self.label = Label(store, key, etag, size)
+        self.name = self.label.name
+        """What it is called on disk, if it can be there."""
         self.key, self.etag, self.size = key, etag, size
         self.blocks: dict[int, Piece] = {}
         self.users = 0
@@ -82,16 +89,16 @@ class Version:
 class Fetch:
     """A request under way, and the pieces that it fills."""
 
-    __slots__ = ("begin", "end", "pieces", "task", "waiters")
+    __slots__ = ("begin", "end", "from_disk", "pieces", "task", "waiters")
 
-    def __init__(self, begin: int, end: int, pieces: list[Piece]) -> None:
+    def __init__(self, begin: int, end: int, pieces: list[Piece], *, from_disk: bool) -> None:
         """A fetch of a range; `task` is set at once by who begins it."""
-        self.begin, self.end, self.pieces = begin, end, pieces
+        self.begin, self.end, self.pieces, self.from_disk = begin, end, pieces, from_disk
         self.waiters = 0
         self.task: asyncio.Task[ObjectInfo | None]
 
     async def wait(self) -> ObjectInfo | None:
-        """Wait for it, and return what the store told of the object; raise StoreError.
+        """Wait for it, and return what the store told of the object, if it was asked; raise StoreError.
 
         Who stops to wait stops nobody else.
         """
@@ -116,14 +123,17 @@ class CacheStatus:
     size: int
     used: int
     versions: int
+    disk: DiskStatus | None
 
 
 class BlockCache:
     """What a mount has in memory of its bucket. For one event loop."""
 
-    def __init__(self, store: ObjectStore, memory: Memory) -> None:
-        """A cache of what a store has."""
+    def __init__(self, store: ObjectStore, memory: Memory, shelf: Shelf | None = None) -> None:
+        """A cache of what a store has, in memory and on a disk."""
         self._store, self.memory = store, memory
+        self.disk = None if shelf is None else shelf.disk
+        self._name = "" if shelf is None else shelf.store
         self._versions: dict[tuple[str, str, int], Version] = {}
         self._under_way: set[asyncio.Task[ObjectInfo | None]] = set()
         self.counters = CacheCounters()
@@ -132,17 +142,30 @@ class BlockCache:
         """Return a version, which is not forgotten before it was closed."""
         version = self._versions.get((key, etag, size))
         if version is None:
-            version = self._versions[key, etag, size] = Version(self._versions, key, etag, size)
+            version = self._versions[key, etag, size] = Version(self._versions, self._name, key, etag, size)
         version.users += 1
         return version
 
     def status(self) -> CacheStatus:
         """Return how full it is."""
-        return CacheStatus(self.memory.size, self.memory.used, len(self._versions))
+        disk = None if self.disk is None else self.disk.status()
+        return CacheStatus(self.memory.size, self.memory.used, len(self._versions), disk)
 
     def clear(self) -> None:
-        """Forget all that nobody is reading just now."""
+        """Forget all that nobody is reading just now, and what is on disk."""
         self.memory.clear()
+        if self.disk is not None:
+            self.disk.clear()
+
+    def begin(self) -> None:
+        """Look at what is on disk, in the background."""
+        if self.disk is not None:
+            self.disk.begin()
+
+    def close(self) -> None:
+        """Give up the disk, for good."""
+        if self.disk is not None:
+            self.disk.close()
 
     async def end(self) -> None:
         """Give up what is under way, and forget all that nobody is reading just now."""
@@ -150,13 +173,20 @@ class BlockCache:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
         await asyncio.sleep(0)  # gather does not wait for what is called when a task has ended already
-        self.clear()
+        if self.disk is not None:
+            await self.disk.drain()
+        self.memory.clear()
 
     def fetch(self, version: Version, begin: int, end: int) -> Fetch | None:
         """Begin to fetch a range of blocks that are not known; None where there is no memory for any.
 
-        It begins at a block, and ends at one or with the object. There may be memory for its beginning alone.
+        It begins at a block, and ends at one or with the object. There may be memory for its beginning alone,
+        or its beginning alone may be on disk, or not be there.
         """
+        from_disk = False
+        if self.disk is not None and version.name is not None:
+            from_disk, block = self.disk.run(version.name, begin // BLOCK, -(-end // BLOCK))
+            end = min(end, block * BLOCK)
         pieces: list[Piece] = []
         at = begin
         while at < end:
@@ -170,7 +200,7 @@ class BlockCache:
             at = piece.end
         if not pieces:
             return None
-        fetch = Fetch(begin, at, pieces)
+        fetch = Fetch(begin, at, pieces, from_disk=from_disk)
         for piece in pieces:
             piece.fetch = fetch
             for block in range(piece.begin // BLOCK, -(-piece.end // BLOCK)):
@@ -187,8 +217,17 @@ class BlockCache:
         self.counters.fetched += count
         _check(version, sum(map(len, target)), count, info)
 
-    async def _fill(self, version: Version, fetch: Fetch) -> ObjectInfo:
+    async def _fill(self, version: Version, fetch: Fetch) -> ObjectInfo | None:
         views = [piece.view for piece in fetch.pieces]
+        disk, name = self.disk, version.name
+        if (
+            fetch.from_disk
+            and disk is not None
+            and name is not None
+            and await disk.read(name, fetch.begin // BLOCK, views, self.counters)
+        ):
+            return None
+        fetch.from_disk = False
         count, info = await self._store.get(version.key, fetch.begin, views, if_match=version.etag)
         self.counters.fetched += count
         _check(version, fetch.end - fetch.begin, count, info)
@@ -204,7 +243,22 @@ class BlockCache:
             if failed:
                 piece.evicted()
                 self.memory.pass_by(piece.slab)
+            elif self.disk is not None and not fetch.from_disk:
+                self._keep(version, piece, self.disk)
         version.close()
+
+    def _keep(self, version: Version, piece: Piece, disk: DiskCache) -> None:
+        """Have a piece written to disk, and stay in memory until it is, if little else does."""
+        if disk.queued * QUEUE_PART > self.memory.size:
+            self.counters.disk_skipped += -(-len(piece.view) // BLOCK)
+            return
+        slab = piece.slab
+        slab.pins += 1
+
+        def release() -> None:
+            slab.pins -= 1
+
+        disk.keep(version.label, piece.begin, piece.view, release, self.counters)
 
 
 def _check(version: Version, wanted: int, count: int, info: ObjectInfo) -> None:
