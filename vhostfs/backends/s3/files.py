@@ -10,7 +10,7 @@ from typing import Final
 from vhostfs.backends.s3.attributes import made, written
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM
 from vhostfs.backends.s3.operations import Operations, fail
-from vhostfs.backends.s3.options import Handle
+from vhostfs.backends.s3.options import Handle, Metadata
 from vhostfs.backends.s3.reading import Target
 from vhostfs.backends.s3.store import ArchivedError, ConditionError
 from vhostfs.filesystem import (
@@ -38,7 +38,10 @@ class FileOperations(Operations):
             self._writable()
         if not found.gone:
             await self._commits.look(found)
-            await self._names.refresh(found)
+            if self._options.metadata is Metadata.NONE and not (writes or flags & os.O_TRUNC):
+                await self._names.revalidate(found)
+            else:
+                await self._names.refresh(found)  # what is written again keeps its metadata
         if found.type != stat.S_IFREG:
             fail(_NOT_OPENED.get(found.type, errno.ENXIO))
         contents = await self._contents(found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Final, NoReturn
@@ -214,7 +213,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
     async def mkdir(self, caller: Caller, parent: int, name: str, mode: int) -> Entry:
         """Make a directory: an object whose key ends with a slash."""
         node = await self._make(caller, parent, name, stat.S_IFDIR | mode, b"")
-        node.listed_until = time.monotonic() + self._options.seconds
+        self._names.believe_empty(node)
         return self._entry(node)
 
     async def symlink(self, caller: Caller, parent: int, name: str, target: str) -> Entry:

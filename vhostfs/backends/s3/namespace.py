@@ -15,9 +15,9 @@ import asyncio
 import errno
 import os
 import stat
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final
 
 from vhostfs.backends.s3.index import NAME as INDEX
@@ -78,15 +78,19 @@ class Namespace:
         """Return the key that a file of a name in a directory has, or would have."""
         return f"{self._prefix}{directory.prefix}{name}"
 
+    def believe_empty(self, directory: Node) -> None:
+        """Take note that a directory was made, with nothing in it."""
+        directory.listed_until = monotonic() + self._seconds
+
     def believe(self, node: Node) -> None:
         """Take note that what is known of a node is so now."""
-        node.expires = time.monotonic() + self._seconds
+        node.expires = monotonic() + self._seconds
 
     async def find(self, directory: Node, name: str) -> Node | None:
         """Return the node of a name, or None where there is none."""
-        now = time.monotonic()
+        now = monotonic()
         child = directory.children.get(name)
-        if child is not None and (child.is_local or child.opens or child.expires > now):
+        if child is not None and (child.is_local or child.expires > now):
             return child
         if directory.listed_until > now:
             return child
@@ -96,7 +100,7 @@ class Namespace:
             return None
         question = (directory.number, name)
         directory.lookups += question not in self._under_way
-        if directory.lookups > LOOKUPS_BEFORE_LISTING:
+        if directory.lookups > LOOKUPS_BEFORE_LISTING and self._seconds:
             await self._once((directory.number, ""), lambda: self.list(directory))
             return directory.children.get(name)
         return await self._once(question, lambda: self._ask(directory, name))
@@ -106,12 +110,17 @@ class Namespace:
 
         OSError ESTALE where it turns out to be of another type: its name leads to another node from now on.
         """
-        fresh = node.posix is not None and (node.expires > time.monotonic() or node.is_local)
+        fresh = node.posix is not None and (node.expires > monotonic() or node.is_local)
         # What is gone has no key any more: an object of that key is another file.
         if not fresh and not node.gone:
             await self._once(node.number, lambda: self._head(node))
         if node.gone and node.posix is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    async def revalidate(self, node: Node) -> None:
+        """Ask whether a file is what it was, where that may not be believed any more; as `refresh`."""
+        if node.expires <= monotonic():
+            await self.refresh(node)
 
     async def learn(self, node: Node, ask: Callable[[], Awaitable[ObjectInfo | None]]) -> None:
         """Know a file's metadata by a request that asks for more; who wants it meanwhile waits for that one.
@@ -136,7 +145,7 @@ class Namespace:
 
     async def entries(self, directory: Node) -> AsyncIterator[Node]:
         """Yield the children of a directory, each page of a listing as it comes."""
-        if directory.listed_until > time.monotonic():
+        if directory.listed_until > monotonic():
             for child in _sorted(directory.children.values()):
                 yield child
             return
@@ -157,7 +166,7 @@ class Namespace:
 
     async def _list(self, directory: Node) -> AsyncIterator[Sequence[Node]]:
         """Yield the children of a directory by pages, and then those that only this mount knows."""
-        begun = time.monotonic()
+        begun = monotonic()
         prefix = self._prefix + directory.prefix
         removed = self.nodes.watch(directory)
         try:
@@ -190,7 +199,7 @@ class Namespace:
                 self.nodes.detach(child)
         if asked > STALE_MINIMUM:
             await write_index(self._store, prefix, list(directory.children.values()))
-        directory.listed_until = time.monotonic() + self._seconds
+        directory.listed_until = monotonic() + self._seconds
         directory.lookups = 0
         directory.missing.clear()
 
@@ -310,7 +319,7 @@ class Namespace:
                 self.nodes.detach(old)
             if len(directory.missing) >= MISSING_MAXIMUM:
                 directory.missing.clear()
-            directory.missing[name] = time.monotonic() + self._seconds
+            directory.missing[name] = monotonic() + self._seconds
             return None
         listed = Listed(key, head.size, head.etag, head.modified)
         child = self._see_file(directory, name, listed)

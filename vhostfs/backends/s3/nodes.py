@@ -153,7 +153,10 @@ class Node:
         mode = self.type | (permissions if posix.mode is None else stat.S_IMODE(posix.mode))
         if self.type == stat.S_IFLNK:
             mode = self.type | 0o777
-        size = self.contents.size if self.contents is not None else self.size
+        contents = self.contents
+        # Contents that were opened before somebody else replaced the object are not what it is now.
+        is_current = contents is not None and (contents.changed or contents.etag == self.etag)
+        size = contents.size if contents is not None and is_current else self.size
         mtime = self.modified if posix.mtime is None else posix.mtime
         return Attr(
             self.number,
