@@ -87,6 +87,18 @@ async def test_the_same_question_at_the_same_time_is_asked_once(client: Client, 
     assert server.requests == {"HeadObject": 1, "ListObjectsV2": 1}
 
 
+async def test_a_directory_without_an_object_of_its_own_is_not_asked_for_one(
+    client: Client, server: FakeS3
+) -> None:
+    """The listing that found it has told."""
+    server.bucket.put("directory/file", b"content", {})
+    assert (await client.stat("/directory")).mode & 0o777 == 0o755
+    assert server.requests == {"HeadObject": 1, "ListObjectsV2": 1}
+    server.requests.clear()
+    assert await client.read_bytes("/directory/file") == b"content"
+    assert server.requests == {"HeadObject": 1, "ListObjectsV2": 1, "GetObject": 1}
+
+
 async def test_what_turns_out_to_be_a_link_is_another_file(client: Client, server: FakeS3) -> None:
     """A kernel that saw a listing took it for a regular one."""
     server.bucket.put("link", b"target", {"x-amz-meta-mode": str(stat.S_IFLNK | 0o777)})

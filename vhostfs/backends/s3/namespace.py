@@ -310,7 +310,10 @@ class Namespace:
         if isinstance(head, BaseException) and not isinstance(head, MissingError):
             raise head
         if below.objects or below.prefixes:
-            return self._see_directory(directory, name)
+            child = self._see_directory(directory, name)
+            if child.posix is None and below.objects and below.objects[0].key != f"{key}/":
+                child.posix = PosixMetadata()  # its own object would come first
+            return child
         if isinstance(head, BaseException):
             old = directory.children.get(name)
             if old is not None and old.has_local:
