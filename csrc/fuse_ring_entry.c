@@ -4,24 +4,21 @@
 #include <errno.h>
 #include <string.h>
 
-struct fuse_ring_entry *fuse_ring_entry_begin(uint8_t *buffer, size_t capacity, uint16_t queue)
+void fuse_ring_entry_init(struct fuse_ring_entry *entry, uint8_t *payload, size_t capacity, uint16_t queue)
 {
-    struct fuse_ring_entry *entry = (struct fuse_ring_entry *)(void *)buffer;
     *entry = (struct fuse_ring_entry){
         .vectors = {{.iov_base = &entry->header, .iov_len = sizeof(entry->header)},
-                    {.iov_base = buffer + FUSE_RING_PAYLOAD, .iov_len = capacity}},
+                    {.iov_base = payload, .iov_len = capacity}},
         .queue = queue,
     };
-    return entry;
 }
 
-ssize_t fuse_ring_entry_request(struct fuse_ring_entry *entry, size_t capacity,
-                                struct iovec vectors[FUSE_RING_VECTORS])
+ssize_t fuse_ring_entry_request(struct fuse_ring_entry *entry, struct iovec vectors[FUSE_RING_VECTORS])
 {
     struct fuse_in_header in;
     memcpy(&in, entry->header.in_out, sizeof(in));
     size_t payload = entry->header.ring_ent_in_out.payload_sz;
-    if (payload > capacity || in.len < sizeof(in) + payload)
+    if (payload > entry->vectors[1].iov_len || in.len < sizeof(in) + payload)
         return -EIO;
     size_t first = in.len - sizeof(in) - payload;
     if (first > sizeof(entry->header.op_in))
@@ -65,7 +62,7 @@ uint64_t fuse_ring_entry_unique(const struct fuse_ring_entry *entry)
 {
     _Static_assert(offsetof(struct fuse_in_header, unique) == offsetof(struct fuse_out_header, unique),
                    "in one place before and after the answer");
-    uint64_t unique;
-    memcpy(&unique, entry->header.in_out + offsetof(struct fuse_in_header, unique), sizeof(unique));
-    return unique;
+    /* While somebody else may write the same number there once more. */
+    const void *at = entry->header.in_out + offsetof(struct fuse_in_header, unique);
+    return atomic_load_explicit((const _Atomic uint64_t *)at, memory_order_acquire);
 }

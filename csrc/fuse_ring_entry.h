@@ -1,9 +1,9 @@
-/* An entry of a ring to /dev/fuse: a buffer for one request and its answer, which the kernel fills and reads.
+/* An entry of a ring to /dev/fuse: the place of one request and its answer, which the kernel fills and reads.
  *
- * Its first page begins with the headers (struct fuse_uring_req_header); what we keep of the entry is in the same page,
- * which the kernel does not write beyond those. The payload begins with the next page, so that data can go to a file that
- * is open with O_DIRECT. A request's payload and its answer's are in one place: an operation stores no answer before it is
- * done with a WRITE's data, and all else that comes as payload is copied before.
+ * It begins with the headers (struct fuse_uring_req_header), behind which is what we keep of it. The payload lies in a buffer,
+ * from a page's start on, so that data can go to a file that is open with O_DIRECT. A request's payload and its answer's are
+ * in one place: an operation stores no answer before it is done with a WRITE's data, and all else that comes as payload is
+ * copied before.
  */
 #pragma once
 #include "fuse_wire.h"
@@ -12,8 +12,7 @@
 #include <stddef.h>
 #include <sys/uio.h>
 
-#define FUSE_RING_PAYLOAD 4096U /* where the payload begins */
-#define FUSE_RING_VECTORS 3U    /* header, first argument, payload */
+#define FUSE_RING_VECTORS 3U /* header, first argument, payload */
 
 /* Who has the request of an entry, as far as an interrupt of it wants to know. */
 enum fuse_ring_holder {
@@ -32,13 +31,11 @@ struct fuse_ring_entry {
     _Atomic uint8_t holder;           /* enum fuse_ring_holder */
     _Atomic uint64_t done;            /* the last request that was answered */
 };
-_Static_assert(sizeof(struct fuse_ring_entry) <= FUSE_RING_PAYLOAD, "one page");
 
-/* The entry in a buffer of FUSE_RING_PAYLOAD and `capacity` bytes, new. */
-struct fuse_ring_entry *fuse_ring_entry_begin(uint8_t *buffer, size_t capacity, uint16_t queue);
+/* A new entry, with `capacity` bytes for a payload. */
+void fuse_ring_entry_init(struct fuse_ring_entry *entry, uint8_t *payload, size_t capacity, uint16_t queue);
 /* The request that the kernel has put into it, as vectors. Its size; or -EIO for one that cannot be right. */
-ssize_t fuse_ring_entry_request(struct fuse_ring_entry *entry, size_t capacity,
-                                struct iovec vectors[FUSE_RING_VECTORS]);
+ssize_t fuse_ring_entry_request(struct fuse_ring_entry *entry, struct iovec vectors[FUSE_RING_VECTORS]);
 /* Its answer's place, with room for so many bytes of payload. */
 void fuse_ring_entry_reply(struct fuse_ring_entry *entry, size_t room, struct iovec vectors[2]);
 /* An answer was stored, with so many bytes of header and payload; 0: there is none to give, and nobody waits for it. */

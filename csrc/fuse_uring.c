@@ -19,11 +19,13 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Entries of a queue that the kernel has or that its thread is about to give back. One that is detached is replaced: the
- * kernel gives no request to a queue whose entries all wait, and what they wait for may come by the same queue. */
-#define ENTRIES_AT_HAND 16U
+/* Entries of a queue that the kernel has or that its thread is about to give back. One that is detached is replaced: what
+ * finds no entry waits in the kernel until an answer is committed, and no request may be all that the others wait for and wait
+ * there itself. Therefore there are more than requests may wait for locks: of what has come together some are answered. They
+ * are cheap, as the kernel uses the one again that was last given back, and only those that were used have a payload. */
+#define ENTRIES_AT_HAND (POOL_BLOCKING_LOCKS + 32U)
 /* Most entries of a queue; then what waits, waits in the kernel. */
-#define ENTRIES_MOST 1024U
+#define ENTRIES_MOST 4096U
 
 #define SUBMISSIONS 64U
 #define COMPLETIONS 1024U /* more the kernel keeps by itself */
@@ -78,6 +80,14 @@ static void tell(struct fuse_rings *rings, int error, const char *text)
 
 /* ---- To and from the kernel ---- */
 
+/* The kernel lacks the memory to take what is staged. At the end of all it is not worth waiting for. */
+static void wait_for_kernel(struct ring_thread *thread)
+{
+    if (atomic_load(&thread->rings->device->stopping))
+        thread->ring.staged = 0;
+    nanosleep(&pause_time, NULL);
+}
+
 /* Submit what is staged, and sleep until `await` completions are there, or a signal comes. */
 static void submit(struct ring_thread *thread, uint32_t await)
 {
@@ -86,7 +96,7 @@ static void submit(struct ring_thread *thread, uint32_t await)
         if (taken > 0)
             thread->ring.staged -= (uint32_t)taken;
         else if (taken < 0 && taken != -EINTR)
-            nanosleep(&pause_time, NULL);
+            wait_for_kernel(thread);
     } while (thread->ring.staged > 0 && !io_ring_has_done(&thread->ring));
 }
 
@@ -142,12 +152,17 @@ static struct ring_queue *queue_of(const struct ring_thread *thread, const struc
 static struct fuse_ring_entry *make_entry(struct ring_thread *thread, uint32_t processor)
 {
     struct fuse_device *device = thread->rings->device;
+    struct fuse_ring_entry *entry = malloc(sizeof(*entry));
+    if (entry == NULL)
+        return NULL;
     pthread_mutex_lock(&device->lock);
     uint8_t *buffer = fuse_device_take_buffer(device);
     pthread_mutex_unlock(&device->lock);
-    if (buffer == NULL)
+    if (buffer == NULL) {
+        free(entry);
         return NULL;
-    struct fuse_ring_entry *entry = fuse_ring_entry_begin(buffer, device->capacity, (uint16_t)processor);
+    }
+    fuse_ring_entry_init(entry, buffer, device->capacity, (uint16_t)processor);
     pthread_mutex_lock(&thread->lock);
     entry->next = thread->entries;
     thread->entries = entry;
@@ -194,8 +209,9 @@ static void complete_all(struct request *requests)
 {
     struct ring_thread *thread = thread_of(requests);
     struct fuse_device *device = thread->rings->device;
+    struct fuse_ring_entry *newest = NULL;
+    struct fuse_ring_entry *oldest = entry_of(requests);
     uint32_t count = 0;
-    pthread_mutex_lock(&thread->lock);
     while (requests != NULL) {
         struct request *request = requests;
         struct fuse_ring_entry *entry = entry_of(request);
@@ -203,10 +219,13 @@ static void complete_all(struct request *requests)
         request_finish(request, request->result);
         fuse_ring_entry_answered(entry, request->used_length);
         request_free(request);
-        entry->answered = thread->answered;
-        thread->answered = entry;
+        entry->answered = newest;
+        newest = entry;
         count++;
     }
+    pthread_mutex_lock(&thread->lock);
+    oldest->answered = thread->answered;
+    thread->answered = newest;
     bool wakes = !thread->woken;
     thread->woken = true;
     pthread_mutex_unlock(&thread->lock);
@@ -295,7 +314,7 @@ static void serve_request(struct ring_thread *thread, struct fuse_ring_entry *en
     struct iovec readable[FUSE_RING_VECTORS];
     struct iovec writable[2];
     atomic_store(&entry->holder, FUSE_RING_THREAD);
-    ssize_t size = fuse_ring_entry_request(entry, device->capacity, readable);
+    ssize_t size = fuse_ring_entry_request(entry, readable);
     if (size < 0) {
         fuse_ring_entry_refuse(entry, (int32_t)size);
         stage_command(thread, entry, FUSE_IO_URING_CMD_COMMIT_AND_FETCH);
@@ -322,7 +341,8 @@ static void serve_request(struct ring_thread *thread, struct fuse_ring_entry *en
         request.chain.writable_size = sizeof(struct fuse_out_header) + room;
     }
     if (result == 0 && atomic_load_explicit(&session->limited, memory_order_relaxed)) {
-        submit(thread, 0); /* what is answered does not wait with it */
+        if (thread->ring.staged > 0)
+            submit(thread, 0); /* what is answered does not wait with it */
         fuse_device_await_turn(&thread->reader, &request);
     }
     epoch_enter(&session->epochs, &thread->reader.epoch);
@@ -476,7 +496,8 @@ static void free_thread(struct ring_thread *thread)
     while (thread->entries != NULL) {
         struct fuse_ring_entry *entry = thread->entries;
         thread->entries = entry->next;
-        fuse_device_give_buffer(device, (uint8_t *)entry);
+        fuse_device_give_buffer(device, entry->vectors[1].iov_base);
+        free(entry);
     }
     pthread_mutex_unlock(&device->lock);
     pthread_mutex_destroy(&thread->lock);

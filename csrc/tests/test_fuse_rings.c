@@ -9,36 +9,29 @@
 #include "mock_driver.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
 #define CAPACITY ((size_t)8192)
 
-static uint8_t *buffer;
-static struct fuse_ring_entry *entry;
+static struct fuse_ring_entry ring_entry;
+static struct fuse_ring_entry *const entry = &ring_entry;
+static uint8_t payload[CAPACITY];
 static struct iovec vectors[FUSE_RING_VECTORS];
 
 static void begin(void)
 {
-    buffer = aligned_alloc(FUSE_RING_PAYLOAD, FUSE_RING_PAYLOAD + CAPACITY);
-    CHECK(buffer != NULL);
-    entry = fuse_ring_entry_begin(buffer, CAPACITY, 3);
-}
-
-static void end(void)
-{
-    free(buffer);
+    fuse_ring_entry_init(entry, payload, CAPACITY, 3);
 }
 
 /* As the kernel fills an entry: a header that says `size`, of which so many bytes are payload. */
-static ssize_t request_of(uint32_t size, uint32_t payload)
+static ssize_t request_of(uint32_t size, uint32_t payload_size)
 {
     struct fuse_in_header in = {.len = size, .opcode = FUSE_WRITE, .unique = 24, .nodeid = 1};
     memcpy(entry->header.in_out, &in, sizeof(in));
-    entry->header.ring_ent_in_out.payload_sz = payload;
+    entry->header.ring_ent_in_out.payload_sz = payload_size;
     entry->header.ring_ent_in_out.commit_id = 24;
-    return fuse_ring_entry_request(entry, CAPACITY, vectors);
+    return fuse_ring_entry_request(entry, vectors);
 }
 
 static struct fuse_out_header answer(void)
@@ -52,11 +45,10 @@ static void an_entry_is_registered_with_its_headers_and_its_payload(void)
 {
     begin();
     CHECK_EQUAL(entry->queue, 3);
-    CHECK(entry->vectors[0].iov_base == buffer);
+    CHECK(entry->vectors[0].iov_base == &entry->header);
     CHECK_EQUAL(entry->vectors[0].iov_len, sizeof(struct fuse_uring_req_header));
-    CHECK(entry->vectors[1].iov_base == buffer + FUSE_RING_PAYLOAD);
+    CHECK(entry->vectors[1].iov_base == payload);
     CHECK_EQUAL(entry->vectors[1].iov_len, CAPACITY);
-    end();
 }
 
 static void a_request_is_its_header_its_first_argument_and_its_payload(void)
@@ -67,14 +59,13 @@ static void a_request_is_its_header_its_first_argument_and_its_payload(void)
     CHECK_EQUAL(vectors[0].iov_len, 40);
     CHECK(vectors[1].iov_base == entry->header.op_in);
     CHECK_EQUAL(vectors[1].iov_len, 40);
-    CHECK(vectors[2].iov_base == buffer + FUSE_RING_PAYLOAD);
+    CHECK(vectors[2].iov_base == payload);
     CHECK_EQUAL(vectors[2].iov_len, 4096);
     /* A name alone, and nothing at all. */
     CHECK_EQUAL(request_of(40 + 5, 5), 45);
     CHECK_EQUAL(vectors[1].iov_len, 0);
     CHECK_EQUAL(vectors[2].iov_len, 5);
     CHECK_EQUAL(request_of(40, 0), 40);
-    end();
 }
 
 static void a_request_beyond_its_entry_is_refused(void)
@@ -88,7 +79,6 @@ static void a_request_beyond_its_entry_is_refused(void)
     CHECK_EQUAL(request_of(0, 0), -EIO);
     CHECK_EQUAL(request_of(40, UINT32_MAX), -EIO);
     CHECK_EQUAL(request_of(UINT32_MAX, 0), -EIO);
-    end();
 }
 
 static void what_is_refused_is_answered_by_the_number_to_commit(void)
@@ -99,7 +89,6 @@ static void what_is_refused_is_answered_by_the_number_to_commit(void)
     CHECK_EQUAL(answer().error, -EIO);
     CHECK_EQUAL(answer().unique, 24);
     CHECK_EQUAL(entry->header.ring_ent_in_out.payload_sz, 0);
-    end();
 }
 
 static void an_answer_tells_the_size_of_its_payload_alone(void)
@@ -110,7 +99,7 @@ static void an_answer_tells_the_size_of_its_payload_alone(void)
     fuse_ring_entry_reply(entry, 100, reply);
     CHECK(reply[0].iov_base == entry->header.in_out);
     CHECK_EQUAL(reply[0].iov_len, sizeof(struct fuse_out_header));
-    CHECK(reply[1].iov_base == buffer + FUSE_RING_PAYLOAD);
+    CHECK(reply[1].iov_base == payload);
     CHECK_EQUAL(reply[1].iov_len, 100);
     struct fuse_out_header out = {.len = 16 + 8, .unique = 24};
     memcpy(reply[0].iov_base, &out, sizeof(out));
@@ -125,7 +114,6 @@ static void an_answer_tells_the_size_of_its_payload_alone(void)
     CHECK_EQUAL(answer().error, 0);
     CHECK_EQUAL(answer().unique, 24);
     CHECK_EQUAL(entry->header.ring_ent_in_out.payload_sz, 0);
-    end();
 }
 
 static void an_entry_knows_its_request_before_and_after_the_answer(void)
@@ -139,7 +127,6 @@ static void an_entry_knows_its_request_before_and_after_the_answer(void)
     CHECK_EQUAL(fuse_ring_entry_unique(entry), 24);
     CHECK_EQUAL(atomic_load(&entry->done), 24);
     CHECK_EQUAL(atomic_load(&entry->holder), FUSE_RING_KERNEL);
-    end();
 }
 
 static void processors_are_counted_as_the_kernel_lists_them(void)

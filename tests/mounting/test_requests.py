@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -149,17 +150,35 @@ def test_many_programs_work_at_once(tmp_path: Path, mountpoint: Path, threads: i
         assert mount.ended() == 0
 
 
-def test_locks_that_wait_are_given_up_for_a_signal_and_given_in_turn(
-    tmp_path: Path, mountpoint: Path
-) -> None:
-    share = tmp_path / "share"
-    share.mkdir()
-    (share / "file").write_bytes(b"")
+@pytest.fixture
+def locking(tmp_path: Path, share: Path) -> Path:
+    """Provide a configuration of the share, whose locks are the host's."""
     file = tmp_path / "vhostfs.yaml"
     file.write_text(
         f"devices: [{{socket: {{path: /run/none}}, mounts: {{/: {{type: passthrough, shared_dir: {share},"
         " locks: {posix: host, flock: host}}}}]\n"
     )
+    return file
+
+
+def test_many_wait_for_one_lock_and_each_gets_it(locking: Path, mountpoint: Path) -> None:
+    """They ask at once: what the unlocking waits for must not be one of the others."""
+    count = 100
+    ready = threading.Barrier(count)
+
+    def lock_in_turn() -> None:
+        with (mountpoint / "file").open("rb") as file:
+            ready.wait(PATIENCE)
+            for _ in range(3):
+                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+    with daemon(locking, mountpoint), ThreadPoolExecutor(max_workers=count) as lockers:
+        for one in [lockers.submit(lock_in_turn) for _ in range(count)]:
+            one.result(PATIENCE)
+
+
+def test_locks_that_wait_are_given_up_for_a_signal_and_given_in_turn(locking: Path, mountpoint: Path) -> None:
     locker = (
         "import fcntl, sys\n"
         "file = open(sys.argv[1], 'r+b')\n"
@@ -167,7 +186,7 @@ def test_locks_that_wait_are_given_up_for_a_signal_and_given_in_turn(
         "fcntl.{call}(file, fcntl.LOCK_EX)\n"
         "print('has', flush=True)\n"
     )
-    with daemon(file, mountpoint):
+    with daemon(locking, mountpoint):
         for call in ("lockf", "flock"):
             with (mountpoint / "file").open("r+b") as mine:
                 getattr(fcntl, call)(mine, fcntl.LOCK_EX)
