@@ -16,6 +16,7 @@ import anyio.to_thread
 
 from vhostfs.backends.passthrough import PassthroughOptions, mount_passthrough
 from vhostfs.backends.vfs import ROOT, Tree, normal
+from vhostfs.endings import carried_out
 from vhostfs.fuse_abi.flags import InitFlags
 from vhostfs.fuse_abi.negotiation import flags_in_the_way
 from vhostfs.virtqueue import Device
@@ -111,7 +112,13 @@ class MadeDevice:
             mount.handoff.start(mount.session.receive)
 
     async def end(self) -> None:
-        """End the sessions in Python, once the front-end is gone, and wait until they have ended."""
+        """End the sessions in Python, once the front-end is gone, and wait until they have ended.
+
+        All are ended also where whoever waits is cancelled, and is then.
+        """
+        await carried_out(self._end())
+
+    async def _end(self) -> None:
         async with self._changing:
             self._serving = False
             for mount in self.bridged.values():
@@ -178,14 +185,16 @@ class MadeDevice:
         Raise OSError as Tree.mount does, and with a sentence where the mount cannot join the others.
         """
         place = normal(place)
-        with anyio.CancelScope(shield=True):
-            async with self._changing:
-                self._check(place, mount)
-                await anyio.to_thread.run_sync(self.mount, place, mount)
-                bridged = self.bridged.get(place)
-                if bridged is not None:
-                    bridged.handoff.start(bridged.session.receive)
+        await carried_out(self._add(place, mount))
         logger.info("%s: %s mounted at %s", self._name, mount.type, place)
+
+    async def _add(self, place: PurePosixPath, mount: NativeMount | PythonMount) -> None:
+        async with self._changing:
+            self._check(place, mount)
+            await anyio.to_thread.run_sync(self.mount, place, mount)
+            bridged = self.bridged.get(place)
+            if bridged is not None:
+                bridged.handoff.start(bridged.session.receive)
 
     def _check(self, place: PurePosixPath, mount: NativeMount | PythonMount) -> None:
         if not self._serving:
@@ -205,16 +214,19 @@ class MadeDevice:
         Raise OSError as Tree.unmount does.
         """
         place = normal(place)
-        with anyio.CancelScope(shield=True):
-            async with self._changing:
-                await anyio.to_thread.run_sync(self.tree.unmount, place)
-                kind = self._types.pop(place)
-                bridged = self.bridged.pop(place, None)
-                if bridged is not None:
-                    await bridged.session.close()
-                    bridged.handoff.close()
-                    close_quietly(bridged.filesystem)
+        kind = await carried_out(self._remove(place))
         logger.info("%s: %s unmounted from %s", self._name, kind, place)
+
+    async def _remove(self, place: PurePosixPath) -> str:
+        async with self._changing:
+            await anyio.to_thread.run_sync(self.tree.unmount, place)
+            kind = self._types.pop(place)
+            bridged = self.bridged.pop(place, None)
+            if bridged is not None:
+                await bridged.session.close()
+                bridged.handoff.close()
+                close_quietly(bridged.filesystem)
+        return kind
 
     def mounts(self) -> list[MountStatus]:
         """Return what is mounted, by place."""

@@ -42,6 +42,7 @@ from vhostfs.config.model import (
 )
 from vhostfs.daemon import import_for_control, keep_controlled, raise_descriptor_limit
 from vhostfs.devices import descriptor_budgets, make_device, open_filesystems
+from vhostfs.endings import ended
 from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.filesystem import Filesystem, PathFilesystem
 from vhostfs.listening import open_listener
@@ -136,7 +137,7 @@ async def _mounted(
             cleanup.callback(listener.close)
             import_for_control()
         made.start()
-        cleanup.push_async_callback(_end, made)
+        cleanup.push_async_callback(made.end)
         if control is not None:
             asked = keep_controlled(listener, {settings.name: made}, network=True, grows=False)
             controlling = asyncio.get_running_loop().create_task(asked)
@@ -169,7 +170,7 @@ async def _mounted(
         finally:
             # By its scope: asyncio's cancel would not leave a thread of the end's to finish first.
             scope.cancel()
-            await _done(serving)
+            await ended(serving)
         serving.result()
 
 
@@ -178,23 +179,10 @@ def _is_far(settings: DeviceSettings) -> bool:
     return any(isinstance(each, FilesystemSettings) and each.network for each in settings.mounts.values())
 
 
-async def _done(task: asyncio.Task[None]) -> None:
-    """Wait until a task has ended, also where the one that waits is cancelled meanwhile, and then is."""
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled
-
-
 async def _cancelled(task: asyncio.Task[None]) -> None:
     """End a task, and wait until it has ended."""
     task.cancel()
-    await _done(task)
+    await ended(task)
 
 
 def _reader(made: MadeDevice) -> Callable[[], Callable[[], None]] | None:
@@ -202,11 +190,6 @@ def _reader(made: MadeDevice) -> Callable[[], Callable[[], None]] | None:
     if list(made.bridged) != [ROOT]:
         return None
     return made.bridged[ROOT].handoff.read_fuse
-
-
-async def _end(made: MadeDevice) -> None:
-    with anyio.CancelScope(shield=True):
-        await made.end()
 
 
 def mount(

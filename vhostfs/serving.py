@@ -69,8 +69,7 @@ async def serve_made(
         await serve_device(listening, made.device, offered, name=name, once=once)
     finally:
         # The front-end is gone by now; what it left behind is finished even where the daemon ends.
-        with anyio.CancelScope(shield=True):
-            await made.end()
+        await made.end()
 
 
 async def serve(

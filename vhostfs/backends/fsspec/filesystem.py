@@ -524,7 +524,7 @@ class FsspecFilesystem(Filesystem[Handle]):
     ) -> None:
         """Rename a file: by a copy there, then a removal. EXDEV for directories: programs then copy."""
         self._check_writable()
-        if flags & ~RenameFlags.NOREPLACE:
+        if flags & ~int(RenameFlags.NOREPLACE):
             raise refused(errno.EINVAL)
         old, new = self._directory(parent), self._directory(new_parent)
         found, target = await self._find(old, name), await self._find(new, new_name)

@@ -273,7 +273,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
     ) -> None:
         """Rename: what is not in the bucket yet by name alone, all else by copies and deletions."""
         self._writable()
-        if flags & ~RenameFlags.NOREPLACE:
+        if flags & ~int(RenameFlags.NOREPLACE):
             fail(errno.EINVAL)
         source, target = self._directory(parent), self._directory(new_parent)
         node = await self._existing(source, name)
