@@ -94,6 +94,10 @@ class Committer:
                 except ConflictError:
                     if not left:
                         raise
+                except ConditionError:
+                    # What a daemon has sent that was killed may arrive after the next has looked for it.
+                    if not left or not await self._is_late(node, contents):
+                        raise
         if node.pending and not node.gone and not (contents is not None and contents.changed):
             if node.etag is None:
                 await self.make(node, node.intent.body if node.intent is not None else b"")
@@ -119,9 +123,17 @@ class Committer:
 
     def _nonce(self, node: Node) -> str:
         """Return what tells that an object comes from this write, and from which state of an intent."""
-        if node.intent is None or self._journal is None:
+        if self._journal is None:
             return secrets.token_hex(8)
-        return self._journal.nonce(node.intent)
+        # What is sent while a file is written is begun before anything is promised of it.
+        contents = node.contents
+        if (
+            contents is not None
+            and contents.file.number is not None
+            and (contents.changed or contents.sending)
+        ):
+            return self._journal.nonce(contents.file.number)
+        return self._journal.nonce(secrets.token_hex(8) if node.intent is None else node.intent.number)
 
     async def is_done(self, intent: Intent) -> bool:
         """Tell whether the bucket has an intent, as it is or a later state of it; raise StoreError."""
@@ -132,6 +144,21 @@ class Committer:
             return False
         known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent)
         return known is not None and known > intent.sequence
+
+    async def _is_late(self, node: Node, contents: Contents) -> bool:
+        """Tell whether the object that is in the way is a state of the same file, and go on from there."""
+        if node.intent is None or self._journal is None:
+            return False
+        try:
+            found = await self._store.head(self._namespace.key(node))
+        except MissingError:
+            return False
+        if self._journal.knows(found.headers.metadata.get(NONCE, ""), node.intent) is None:
+            return False
+        node.etag = contents.etag = found.etag
+        contents.base_size = min(contents.base_size, found.size)
+        contents.forget_reader()
+        return True
 
     async def look_for(self, node: Node, intent: Intent) -> None:
         """See whether an intent that was found in the journal was carried out before the daemon ended.

@@ -287,5 +287,5 @@ PIECE = 1 << 20
 
 
 def _number(contents: Contents) -> str:
-    assert contents.file.name is not None
-    return contents.file.name.removesuffix(DATA)
+    assert contents.file.number is not None
+    return contents.file.number

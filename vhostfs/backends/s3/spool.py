@@ -99,6 +99,11 @@ class SpoolFile:
         self.name = name
 
     @property
+    def number(self) -> str | None:
+        """Return the name without its ending."""
+        return None if self.name is None else self.name.partition(".")[0]
+
+    @property
     def descriptor(self) -> int:
         """Return a descriptor, which stays the file's; raise OSError."""
         if self._descriptor is None:

@@ -82,9 +82,9 @@ class Journal:
         self._sequence += 1
         return self._sequence
 
-    def nonce(self, intent: Intent) -> str:
-        """Return what tells of an object that it holds all of an intent that was entered so far."""
-        return f"{self.name}.{intent.number}.{self.next_sequence():x}"
+    def nonce(self, number: str) -> str:
+        """Return what tells of an object that it holds all that was entered of an intent so far."""
+        return f"{self.name}.{number}.{self.next_sequence():x}"
 
     def knows(self, nonce: str, intent: Intent) -> int | None:
         """Return which state of an intent an object has that carries a nonce; None for another's object."""
