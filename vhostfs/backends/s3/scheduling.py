@@ -9,7 +9,9 @@ or synchronizes the file is told.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -109,6 +111,8 @@ class Commits:
         self.writeback = write is Write.WRITEBACK and journaling is not None
         self._locks: dict[int, _Lock] = {}
         self._waiting: dict[int, _Waiting] = {}
+        self._queued: list[tuple[float, int]] = []
+        self._next_due = math.inf
         self._changed: dict[int, tuple[Node, float]] = {}
         self._under_way: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
@@ -357,34 +361,43 @@ class Commits:
         now = time.monotonic()
         waiting = self._waiting.get(node.number)
         if waiting is None:
-            self._waiting[node.number] = _Waiting(node, now + seconds, now)
+            waiting = self._waiting[node.number] = _Waiting(node, now + seconds, now)
         elif not waiting.attempts:
             waiting.due = min(now + seconds, waiting.since + SETTLE_SECONDS_MAXIMUM)
-        self._wake.set()
+        self._queue(waiting)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.ensure_future(self._run())
+
+    def _queue(self, waiting: _Waiting) -> None:
+        """Let a file be begun when it is due; an earlier place in the queue counts no more."""
+        heapq.heappush(self._queued, (waiting.due, waiting.node.number))
+        if waiting.due < self._next_due:
+            self._wake.set()
 
     async def _run(self) -> None:
         """Begin what is due, the oldest first, for as long as anything waits."""
         begun: set[int] = set()
         while self._waiting:
-            now = time.monotonic()
             self._wake.clear()
-            following: float | None = None
-            for number, waiting in self._waiting.items():
-                if number in begun:
+            now = time.monotonic()
+            passed: list[tuple[float, int]] = []
+            while self._queued and len(begun) < AT_ONCE:
+                due, number = heapq.heappop(self._queued)
+                waiting = self._waiting.get(number)
+                if waiting is None or waiting.due != due or number in begun:
                     continue
-                if len(begun) >= AT_ONCE:
-                    following = None
-                    break
-                if waiting.due <= now or (self._hurry and not waiting.attempts):
+                if due <= now or (self._hurry and not waiting.attempts):
                     begun.add(number)
                     self._begin(number, waiting, begun)
-                elif following is None or waiting.due < following:
-                    following = waiting.due
-            seconds = None if following is None else max(0.0, following - now)
+                    continue
+                passed.append((due, number))
+                if not self._hurry:
+                    break
+            for each in passed:
+                heapq.heappush(self._queued, each)
+            self._next_due = min(passed)[0] if passed else math.inf
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(self._next_due - now if passed else None):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -393,6 +406,9 @@ class Commits:
         def ended(task: asyncio.Task[None]) -> None:
             self._under_way.discard(task)
             begun.discard(number)
+            left = self._waiting.get(number)
+            if left is not None:
+                self._queue(left)
             self._wake.set()
 
         task = asyncio.ensure_future(self._attempt(number, waiting))
