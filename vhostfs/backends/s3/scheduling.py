@@ -188,6 +188,7 @@ class Commits:
         if self.writeback:
             if self.is_short(len(body)):
                 await self.room()
+            node.size = len(body)
             await self.promise(node, body)
             return
         async with self.lock(node):
