@@ -62,6 +62,8 @@ class FakeS3:
         """A part of a body was sent, and more is to come."""
         self.watch: Callable[[str, bool], None] | None = None
         """Told of each request by its operation: when it has come, and when it was carried out."""
+        self.held: dict[str, asyncio.Event] = {}
+        """What requests wait for before they are carried out, by operation."""
         self.came = asyncio.Event()
         """Set and cleared again when a request has come."""
         self.open: set[_Connection] = set()
@@ -202,6 +204,8 @@ class _Connection(asyncio.Protocol):
                 server.watch(name, False)
             if server.latency:
                 await asyncio.sleep(server.latency)
+            if name in server.held:
+                await server.held[name].wait()
             await self._answer(asked, server.take_fault(name))
         finally:
             server.busy -= 1

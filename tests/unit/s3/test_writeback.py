@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -409,3 +410,37 @@ async def test_nothing_is_written_to_what_has_become_another_file(mounted: Mount
         for handle in (old, new):
             await client.release(node, handle)
     assert server.bucket.objects["file"].data == b"oursrs"
+
+
+async def test_a_link_takes_the_place_of_what_is_there(mounted: Mounted, server: FakeS3) -> None:
+    """Also when it is not in the bucket yet itself."""
+    server.bucket.put("file", DATA, {})
+    async with mounted() as (client, filesystem):
+        await client.symlink("target", "/link")
+        await client.rename("/link", "/file")
+        await filesystem.sync()
+        assert await client.readlink("/file") == "target"
+    assert {key: each.data for key, each in server.bucket.objects.items()} == {"file": b"target"}
+
+
+async def test_a_full_disk_makes_who_writes_wait_and_nobody_else(
+    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as something can be sent that makes room."""
+    monkeypatch.setattr(scheduling, "SETTLE_SECONDS", 3600.0)
+    monkeypatch.setattr(scheduling, "LOOK_BYTES", 1)
+    async with mounted() as (client, filesystem):
+        await client.write_bytes("/waits", DATA)
+        monkeypatch.setattr(StateDirectory, "free", lambda _self: 0)
+        server.held["PutObject"] = release = asyncio.Event()
+        writing = asyncio.ensure_future(client.write_bytes("/file", DATA))
+        while not server.requests["PutObject"]:
+            await server.changed()
+        assert await client.listdir("/") == ["file", "waits"]
+        assert not writing.done()
+        release.set()
+        await writing
+        assert server.bucket.objects["waits"].data == DATA
+        assert await client.read_bytes("/file") == DATA
+        await filesystem.sync()
+    assert server.bucket.objects["file"].data == DATA

@@ -222,10 +222,10 @@ class Committer:
                 sent = stream.posix
                 written = await self._finish(key, stream, nonce, size, contents.etag)
             elif size <= SINGLE_MAXIMUM:
-                memory = memoryview(bytearray(size))
-                await contents.read_range(0, size, Target([memory]), 0)
-                put = self._put(key, [memory], _headers(posix, nonce), contents.etag)
-                written = await self._settle(key, nonce, put)
+                async with self.uploads.memory.of(size) as memory:
+                    await contents.read_range(0, size, Target([memory]), 0)
+                    put = self._put(key, [memory], _headers(posix, nonce), contents.etag)
+                    written = await self._settle(key, nonce, put)
             elif self._store.capabilities.multipart:
                 written = await self._upload(key, contents, _headers(posix, nonce), nonce, size)
             else:

@@ -241,8 +241,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 await contents.keep()
             if node.etag is not None:
                 match = node.etag if self._store.capabilities.conditional_delete else None
-                self._commits.deleting(node)
-                await self._delete(node, match)
+                with self._commits.deleting(node):
+                    await self._delete(node, match)
             self._commits.deleted(node)
             self._names.nodes.detach(node)
             self._drop_contents(node)
@@ -260,8 +260,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             fail(errno.ENOTEMPTY)
         async with self._commits.lock(node):
             if node.etag is not None or node.intent is None:
-                self._commits.deleting(node)
-                await self._store.delete(self._names.key(node))
+                with self._commits.deleting(node):
+                    await self._store.delete(self._names.key(node))
                 if has_index:
                     await self._store.delete(self._names.key(node) + INDEX)
             self._commits.deleted(node)
@@ -301,14 +301,14 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         else:
             if replaced is not None and replaced.contents is not None and replaced.opens:
                 await replaced.contents.keep()
-            if node.etag is not None:
+            if node.etag is not None or (node.contents is None and replaced is not None):
                 await self._commits.now(node)
             async with AsyncExitStack() as held:
                 both = [node] if replaced is None else sorted((node, replaced), key=lambda each: each.number)
                 for each in both:
                     await held.enter_async_context(self._commits.lock(each))
                 if replaced is not None:
-                    self._commits.deleting(replaced)
+                    held.enter_context(self._commits.deleting(replaced))
                 await self._renamer.move_file(node, target, new_name, replaced)
                 self._commits.moved(node, replaced)
             if replaced is not None:

@@ -6,6 +6,7 @@ import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from vhostfs.backends.ranges import Ranges
@@ -137,11 +138,12 @@ class Journaling:
                 intent.base_size = min(intent.base_size, contents.base_size)
             self.journal.enter(intent)
 
-    def deleting(self, node: Node) -> None:
-        """Note that a file's object is about to be deleted."""
+    def deleting(self, node: Node, begins: bool) -> None:
+        """Note that a file's object is about to be deleted, or was not after all."""
         if node.intent is not None:
-            node.intent.deleting = True
-            self.journal.enter(node.intent)
+            node.intent.deleting = begins
+            with suppress(OSError):  # a full disk keeps nobody from deleting
+                self.journal.enter(node.intent)
 
     def committed(self, node: Node, before: int) -> None:
         """Note that the bucket has a file as it was before a sequence number was given out."""

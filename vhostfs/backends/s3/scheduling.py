@@ -14,8 +14,8 @@ import logging
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -215,10 +215,18 @@ class Commits:
                 logger.warning("%s: the journal cannot take it: %s", self._names.key(node), error.strerror)
         await self.now(node)
 
-    def deleting(self, node: Node) -> None:
-        """Take note that a file's object is about to be deleted. Its lock is held."""
-        if self._journaling is not None:
-            self._journaling.deleting(node)
+    @contextmanager
+    def deleting(self, node: Node) -> Iterator[None]:
+        """Take note that the block deletes or replaces a file's object. Its lock is held."""
+        if self._journaling is None or node.intent is None:
+            yield
+            return
+        self._journaling.deleting(node, True)
+        try:
+            yield
+        except BaseException:
+            self._journaling.deleting(node, False)
+            raise
 
     def deleted(self, node: Node) -> None:
         """Take note that nothing is to be committed of a file any more. Its lock is held."""

@@ -112,7 +112,8 @@ class Uploads:
     def __init__(self, store: ObjectStore, journal: Journal | None) -> None:
         """None is under way."""
         self._store, self._journal = store, journal
-        self._memory = SendingMemory(MEMORY)
+        self.memory = SendingMemory(MEMORY)
+        """For what is sent."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def begin(self, key: str, headers: Headers) -> OpenUpload:
@@ -131,7 +132,7 @@ class Uploads:
 
     async def part(self, upload: OpenUpload, number: int, contents: Contents, begin: int, end: int) -> Part:
         """Send a range of a file as a part; raise StoreError."""
-        async with self._memory.of(end - begin) as memory:
+        async with self.memory.of(end - begin) as memory:
             await contents.read_range(begin, end, Target([memory]), 0)
             try:
                 return await self._store.upload_part(upload.key, upload.name, number, [memory])
