@@ -51,6 +51,11 @@ class Ranges:
         """Return how many numbers from begin up to but without end are in it."""
         return sum(there - here for here, there in self.within(begin, end))
 
+    def covers(self, begin: int, end: int) -> bool:
+        """Tell whether all numbers from begin up to but without end are in it."""
+        first = bisect_right(self._begins, begin) - 1
+        return begin >= end or (first >= 0 and self._ends[first] >= end)
+
     def within(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield the ranges that lie between begin and end, cut there, in order."""
         first = bisect_right(self._ends, begin)

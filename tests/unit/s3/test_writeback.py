@@ -283,7 +283,7 @@ async def test_a_damaged_journal_costs_what_is_damaged_alone(
         await filesystem.recovered()
         assert set(server.bucket.objects) >= {"0", "1", "3"}
         assert "2" not in server.bucket.objects
-    assert list(killed.glob("*/journal.damaged-*"))
+    assert list(killed.glob("*/damaged-*/journal"))
 
 
 def test_one_daemon_has_a_state_directory(tmp_path: Path) -> None:

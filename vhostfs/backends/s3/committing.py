@@ -112,7 +112,7 @@ class Committer:
         if contents.stream is not None:
             contents.stream.feed()
             return
-        wanted = contents.base_size == 0 and contents.written.count(0, STREAM_MINIMUM) == STREAM_MINIMUM
+        wanted = contents.base_size == 0 and contents.written.covers(0, STREAM_MINIMUM)
         if not wanted or node.gone or not self._store.capabilities.multipart:
             return
         nonce = self._nonce(node)

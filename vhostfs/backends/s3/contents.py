@@ -166,8 +166,7 @@ class Contents:
     @property
     def is_whole(self) -> bool:
         """Tell whether all bytes are in the spool: nothing of the object below is seen."""
-        spooled = self.spooled()
-        return spooled.count(0, self.base_size) == self.base_size
+        return self.spooled().covers(0, self.base_size)
 
     def spooled(self) -> Ranges:
         """Return what is in the spool and not in the bucket."""

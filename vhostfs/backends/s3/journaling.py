@@ -219,6 +219,8 @@ class Journaling:
 
     def _node(self, intent: Intent) -> Node | None:
         path = self._names.path(intent.key)
+        if path == "" and stat.S_ISDIR(intent.kind):
+            return self._names.nodes.root
         parts = [] if path is None else path.removesuffix("/").split("/")
         if not parts or not all(map(is_name, parts)):
             return None
@@ -251,7 +253,7 @@ class Journaling:
                         intent.size,
                         intent.since,
                         intent.conflict,
-                        spooled.count(0, intent.base_size) == intent.base_size,
+                        spooled.covers(0, intent.base_size),
                     )
                 )
         return found

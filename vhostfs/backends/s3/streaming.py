@@ -67,12 +67,10 @@ class Stream:
     def feed(self) -> None:
         """Send the parts that are written."""
         begin = self._frontier
-        written = self._contents.written.count(begin, self.next_end) == self.next_end - begin
-        while written and len(self._sent) < PARTS_MAXIMUM - 1:
+        while self._contents.written.covers(begin, self.next_end) and len(self._sent) < PARTS_MAXIMUM - 1:
             self._send(begin, self.next_end, len(self._sent) + 1)
             begin = self.next_end
             self.next_end += part_size(len(self._sent) + 1)
-            written = self._contents.written.count(begin, self.next_end) == self.next_end - begin
 
     def note_written(self, begin: int, end: int) -> None:
         """Take note of what is written again."""

@@ -265,14 +265,14 @@ class Journal:
                 self._recover_data(log, number, states)
         finally:
             os.close(log)
+        unknown = [name for name in self.state.names() if name.removesuffix(DATA) not in self.intents]
         if damage:
-            aside = f"{LOG}.damaged-{time.time_ns()}"
-            self.state.rename(LOG, aside)
+            aside = self.state.set_aside([LOG, *unknown])
             logger.warning(
-                "the journal %s: it was set aside as %s, and what it says still holds", damage, aside
+                "the journal %s: it was set aside as %s; what can be read of it holds", damage, aside
             )
-        for name in list(self.state.names()):
-            if name.removesuffix(DATA) not in self.intents:
+        else:
+            for name in unknown:
                 self.state.unlink(name)
         self._sequence += SEQUENCE_GAP
         self._files_durable([intent.number for intent in self.intents.values() if intent.extents])

@@ -9,6 +9,7 @@ by its magic.
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 import zlib
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 FORMAT: Final = 1
 MAGIC: Final = b"vhj1"
-TEXT_MAXIMUM: Final = 64 << 10
+TEXT_MAXIMUM: Final = 1 << 20
 TRIES_MAXIMUM: Final = 1000
 """How often the next record is looked for: what a record holds may look like one, too."""
 
@@ -35,8 +36,10 @@ class Record:
 
 
 def encoded_record(said: Mapping[str, Any], data: bytes = b"") -> bytes:
-    """Return a record as the log has it."""
+    """Return a record as the log has it; OSError ENOSPC for what is too long."""
     text = json.dumps(said, separators=(",", ":")).encode()
+    if len(text) > TEXT_MAXIMUM:
+        raise OSError(errno.ENOSPC, "a record of the journal takes a mebibyte of text")
     return b"".join((_head(text, data), text, data))
 
 

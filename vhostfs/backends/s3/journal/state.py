@@ -9,7 +9,8 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -91,6 +92,14 @@ class StateDirectory(Spool):
         """Delete a file, if it is there."""
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self.descriptor)
+
+    def set_aside(self, names: Sequence[str]) -> str:
+        """Move files to a directory that nothing looks into any more, and return its name."""
+        directory = f"damaged-{time.time_ns()}"
+        os.mkdir(directory, 0o700, dir_fd=self.descriptor)
+        for name in names:
+            self.rename(name, f"{directory}/{name}")
+        return directory
 
     def rename(self, name: str, new: str) -> None:
         """Rename a file."""
