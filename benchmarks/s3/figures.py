@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.s3 import naming, objects, reading, writing
-from benchmarks.s3.contestants import PEERS, RCLONE_TUNED, S3FS, Contestant, Mounted, vhostfs
+from benchmarks.s3.contestants import PEERS, RCLONE, RCLONE_TUNED, S3FS, Contestant, Mounted, vhostfs
 from benchmarks.s3.measuring import Measured
 
 VHOSTFS: Final = vhostfs()
@@ -97,7 +97,7 @@ WORKS: Final = (
     Work("small-16", lambda mounted, _: reading.small_files(mounted, 16)),
     Work("create", lambda mounted, inputs: writing.create(mounted, 1, inputs.directory), (VHOSTFS, S3FS)),
     Work("create-16", _create_16, (VHOSTFS, S3FS)),
-    Work("create-writeback", _create_16, (WRITEBACK, *PEERS)),
+    Work("create-writeback", _create_16, (WRITEBACK, RCLONE, RCLONE_TUNED)),
     Work(
         "list",
         lambda mounted, _: naming.list_all(mounted, posix=False),

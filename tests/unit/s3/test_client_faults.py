@@ -122,6 +122,19 @@ async def test_silence_ends(make_client: MakeClient, server: FakeS3) -> None:
     assert server.requests["HeadObject"] == 2
 
 
+async def test_silence_ends_on_a_connection_that_has_served_before(
+    make_client: MakeClient, server: FakeS3
+) -> None:
+    """One timer watches one exchange after another."""
+    client = make_client(stall_seconds=0.05, attempts=1)
+    for _ in range(3):
+        await client.put("key", [b"data"])
+    assert server.connections == 1
+    server.fail(Kind.SILENT, times=100)
+    with pytest.raises(UnavailableError, match="said nothing"):
+        await client.head("key")
+
+
 async def test_refusals_that_may_pass_are_met_with_patience(stored: S3Client, server: FakeS3) -> None:
     """Up to a number of attempts."""
     for status, code in (

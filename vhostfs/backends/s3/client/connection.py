@@ -150,6 +150,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         """Fail what was under way; a body without a length ends here."""
         self.usable = False
+        self._forget_timer()
         self._drained.set()
         if self._until_close and error is None:
             self._finish()
@@ -214,7 +215,8 @@ class Connection(asyncio.BufferedProtocol):
         self._waiter = self._loop.create_future()
         self._place, self._bodyless = place, request.method == "HEAD"
         self._moved_at = self._loop.time()
-        self._watch()
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._stall_seconds, self._watch)
         if size >= CONTINUE_MINIMUM:
             headers.append("expect: 100-continue\r\n")
             self._agreed = asyncio.Event()
@@ -231,9 +233,6 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             raise
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
             self._rest()
 
     async def _send(self, transport: asyncio.Transport, body: Sequence[Buffer]) -> None:
@@ -259,8 +258,14 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """End the connection at once."""
         self.usable = False
+        self._forget_timer()
         if self._transport is not None:
             self._transport.abort()
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # ---- receiving ----
 
@@ -423,7 +428,10 @@ class Connection(asyncio.BufferedProtocol):
             self._waiter.set_exception(error)
 
     def _watch(self) -> None:
-        """End the exchange when nothing has moved for too long."""
+        """End the exchange when nothing has moved for too long; one timer serves one after another."""
+        self._timer = None
+        if self._waiter is None:
+            return
         left = self._moved_at + self._stall_seconds - self._loop.time()
         if left <= 0:
             self.fail(LostError(f"the server said nothing for {self._stall_seconds:g} s"))

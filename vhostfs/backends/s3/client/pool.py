@@ -10,8 +10,6 @@ import asyncio
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,6 +36,23 @@ class PoolOptions:
     """How long an exchange may say nothing."""
 
 
+class Lending:
+    """A connection that is lent while a block runs."""
+
+    __slots__ = ("_connection", "_fresh", "_pool")
+
+    def __init__(self, pool: Pool, fresh: bool) -> None:
+        """A connection of a pool."""
+        self._pool, self._fresh = pool, fresh
+
+    async def __aenter__(self) -> Connection:
+        self._connection = await self._pool.take(self._fresh)
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.give_back(self._connection)
+
+
 class Pool:
     """The connections to one host and port. For one event loop."""
 
@@ -52,22 +67,31 @@ class Pool:
         self._shunned: dict[str, float] = {}
         self._closed = False
 
-    @asynccontextmanager
-    async def connection(self, *, fresh: bool = False) -> AsyncIterator[Connection]:
-        """Lend a connection; with `fresh` one that was not used before.
+    def connection(self, *, fresh: bool = False) -> Lending:
+        """Lend a connection for a block of `async with`; with `fresh` one that was not used before.
 
-        Raise UnavailableError where the server cannot be reached.
+        Entering raises UnavailableError where the server cannot be reached.
         """
-        async with self._free:
+        return Lending(self, fresh)
+
+    async def take(self, fresh: bool) -> Connection:
+        """Return a connection, which is to be given back."""
+        await self._free.acquire()
+        try:
             connection = None if fresh else self._take_idle()
             if connection is None:
                 connection = await self._connect()
-            self._busy.add(connection)
-            try:
-                yield connection
-            finally:
-                self._busy.discard(connection)
-                self._put_back(connection)
+        except BaseException:
+            self._free.release()
+            raise
+        self._busy.add(connection)
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Take a connection back, which is kept if it is still of use."""
+        self._busy.discard(connection)
+        self._put_back(connection)
+        self._free.release()
 
     def close(self) -> None:
         """End all connections, those in use too."""
