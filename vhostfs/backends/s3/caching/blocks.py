@@ -17,9 +17,6 @@ from vhostfs.backends.s3.caching.disk_files import BLOCK, Label
 from vhostfs.backends.s3.caching.memory import SLAB, Memory, Slab
 from vhostfs.backends.s3.store import ConditionError, ObjectInfo, ObjectStore, RangeError
 
-QUEUE_PART: Final = 8
-"""What waits to be written to disk takes no more than such a part of the memory."""
-
 DRAIN_MOST: Final = 256 << 10
 """A request for up to so much is left to end: a connection costs more than what could be saved."""
 
@@ -248,17 +245,19 @@ class BlockCache:
         version.close()
 
     def _keep(self, version: Version, piece: Piece, disk: DiskCache) -> None:
-        """Have a piece written to disk, and stay in memory until it is, if little else does."""
-        if disk.queued * QUEUE_PART > self.memory.size:
-            self.counters.disk_skipped += -(-len(piece.view) // BLOCK)
-            return
+        """Have a piece written to disk, if it is still in memory when the disk has time for it."""
         slab = piece.slab
-        slab.pins += 1
+
+        def hold() -> bool:
+            if version.blocks.get(piece.begin // BLOCK) is not piece:
+                return False
+            slab.pins += 1
+            return True
 
         def release() -> None:
             slab.pins -= 1
 
-        disk.keep(version.label, piece.begin, piece.view, release, self.counters)
+        disk.keep(version.label, piece.begin, piece.view, hold, release, self.counters)
 
 
 def _check(version: Version, wanted: int, count: int, info: ObjectInfo) -> None:

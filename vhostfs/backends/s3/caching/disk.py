@@ -30,8 +30,8 @@ from vhostfs.backends.s3.caching.disk_files import BLOCK, BLOCKS, FILE_COST, Cac
 
 logger = logging.getLogger(__name__)
 
-QUEUE_MOST: Final = 32 << 20
-"""How many bytes may wait to be written; their memory stays in use meanwhile."""
+QUEUE_MOST: Final = 100_000
+"""How many stretches may wait to be written."""
 
 FLOOR_MOST: Final = 1 << 30
 FLOOR_PART: Final = 20
@@ -75,8 +75,13 @@ class _Waiting:
     label: Label
     begin: int
     view: memoryview
+    hold: Callable[[], bool]
     release: Callable[[], None]
     counters: CacheCounters
+
+    def skipped(self) -> None:
+        """Take note that it was not written."""
+        self.counters.disk_skipped += -(-len(self.view) // BLOCK)
 
 
 class DiskCache:
@@ -92,7 +97,6 @@ class DiskCache:
         self._used = 0
         self._opened: OrderedDict[CacheFile, None] = OrderedDict()
         self._queue: deque[_Waiting] = deque()
-        self._queued = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -157,11 +161,6 @@ class DiskCache:
             os.close(file.descriptor)
         self._opened.clear()
         os.close(self._directory)
-
-    @property
-    def queued(self) -> int:
-        """Return how many bytes wait to be written."""
-        return self._queued
 
     def status(self) -> DiskStatus:
         """Return how full it is."""
@@ -284,15 +283,23 @@ class DiskCache:
     # ---- what is to be there ----
 
     def keep(
-        self, label: Label, begin: int, view: memoryview, release: Callable[[], None], counters: CacheCounters
+        self,
+        label: Label,
+        begin: int,
+        view: memoryview,
+        hold: Callable[[], bool],
+        release: Callable[[], None],
+        counters: CacheCounters,
     ) -> None:
-        """Write a stretch of a version, from a block on, when there is time; then release its memory."""
-        if self._task is None or self._task.done() or self._queued + len(view) > min(QUEUE_MOST, self._size):
-            counters.disk_skipped += -(-len(view) // BLOCK)
-            release()
+        """Write a stretch of a version, from a block on, when there is time.
+
+        Then it is held while it is written, and released, if it is still there to be held.
+        """
+        waiting = _Waiting(label, begin, view, hold, release, counters)
+        if self._task is None or self._task.done() or len(self._queue) >= QUEUE_MOST:
+            waiting.skipped()
             return
-        self._queue.append(_Waiting(label, begin, view, release, counters))
-        self._queued += len(view)
+        self._queue.append(waiting)
         self._idle.clear()
         self._wake.set()
 
@@ -309,8 +316,7 @@ class DiskCache:
         except OSError as error:
             self._complain(error)
         finally:
-            while self._queue:
-                self._dequeue().release()
+            self._queue.clear()
             self._known.set()
             self._idle.set()
 
@@ -321,19 +327,17 @@ class DiskCache:
                 for file in list(self._files.values()):
                     await self._remove(file)
                 continue
-            waiting = self._dequeue()
+            waiting = self._queue.popleft()
+            if not waiting.hold():
+                waiting.skipped()
+                continue
             try:
                 await self._write(waiting)
             except OSError as error:
-                waiting.counters.disk_skipped += -(-len(waiting.view) // BLOCK)
+                waiting.skipped()
                 self._complain(error)
             finally:
                 waiting.release()
-
-    def _dequeue(self) -> _Waiting:
-        waiting = self._queue.popleft()
-        self._queued -= len(waiting.view)
-        return waiting
 
     async def _lock(self) -> None:
         """Have the directory for this daemon alone."""
