@@ -258,3 +258,26 @@ async def test_the_smallest_objects_fill_no_more_than_the_memory(
         reader.close()
     assert readers.cache.memory.used == SLAB
     assert readers.cache.status().versions <= 256
+
+
+async def test_all_mounts_of_a_daemon_share_one_memory(server: FakeS3, make_client: MakeClient) -> None:
+    """The larger size counts; what one mount gives up, the others keep."""
+    memory = Memory.shared(MIB)
+    assert Memory.shared(4 * MIB) is memory
+    assert memory.size >= 4 * MIB
+    one, two = Readers(make_client(), memory), Readers(make_client(), memory)
+    etag = server.bucket.put("file", b"data", {}).etag
+    for readers in (one, two):
+        reader = Reader(readers, "file", etag, 4)
+        assert await _read(reader, 0, 4) == b"data"
+        reader.close()
+    used = memory.used
+    assert server.requests == {"GetObject": 2}
+    await one.cache.end()
+    assert memory.used == used
+    reader = Reader(two, "file", etag, 4)
+    assert await _read(reader, 0, 4) == b"data"
+    reader.close()
+    assert server.requests == {"GetObject": 2}
+    await two.cache.end()
+    assert memory.used == used - SLAB

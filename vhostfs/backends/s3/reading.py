@@ -12,7 +12,7 @@ nothing is there yet, and that goes on from nothing, is received where the guest
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -49,9 +49,6 @@ DENSITY_LEAST: Final = 4
 
 DIRECT_LEAST: Final = 512 << 10
 """From this size on what is missing for a read that is no stream's goes to the guest's memory at once."""
-
-ACTIVE_SECONDS: Final = 5.0
-"""How long a stream counts as one after a read."""
 
 
 class Target:
@@ -117,20 +114,6 @@ class Readers:
     def __init__(self, store: ObjectStore, memory: Memory, shelf: Shelf | None = None) -> None:
         """Nothing is cached yet, but perhaps on a disk."""
         self.cache = BlockCache(store, memory, shelf)
-        self._read_at: OrderedDict[_Stream, float] = OrderedDict()
-
-    def window(self, stream: _Stream) -> int:
-        """Take note that a stream is read; return how far ahead of it may be fetched at most."""
-        now = asyncio.get_running_loop().time()
-        self._read_at[stream] = now
-        self._read_at.move_to_end(stream)
-        while next(iter(self._read_at.values())) < now - ACTIVE_SECONDS:
-            self._read_at.popitem(last=False)
-        return min(WINDOW_MOST, self.cache.memory.size * 3 // 4 // len(self._read_at))
-
-    def forget(self, stream: _Stream) -> None:
-        """Take note that a stream has ended."""
-        self._read_at.pop(stream, None)
 
 
 class Reader:
@@ -138,7 +121,7 @@ class Reader:
 
     def __init__(self, readers: Readers, key: str, etag: str, size: int) -> None:
         """A reader of an object of a size."""
-        self._readers, self.cache = readers, readers.cache
+        self.cache = readers.cache
         self._version = readers.cache.version(key, etag, size)
         self._size = size
         self._streams: deque[_Stream] = deque()
@@ -242,7 +225,9 @@ class Reader:
     def _fetch_ahead(self, stream: _Stream) -> None:
         """Fetch so far ahead of what is read as the stream's window says."""
         version = self._version
-        window = min(stream.window, self._readers.window(stream))
+        window = min(
+            stream.window, WINDOW_MOST, self.cache.memory.part(stream, asyncio.get_running_loop().time())
+        )
         target = min(self._size, stream.position + window)
         at = max(stream.fetched_to, stream.position // BLOCK * BLOCK)
         while at < target:
@@ -265,7 +250,7 @@ class Reader:
             self._pass_by(stream.ahead.popleft())
 
     def _drop_stream(self, stream: _Stream) -> None:
-        self._readers.forget(stream)
+        self.cache.memory.end(stream)
         for piece in stream.ahead:
             if piece.fetch is not None:
                 piece.fetch.abandon()

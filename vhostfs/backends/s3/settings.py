@@ -173,7 +173,7 @@ class S3Settings(Backend):
         spool = self._state(url or "", shown)
         journal = Journal(spool) if isinstance(spool, StateDirectory) else None
         return S3Filesystem(
-            store, shown, Memory(self.memory), spool, local, journal, probe, self._shelf(url or "")
+            store, shown, Memory.shared(self.memory), spool, local, journal, probe, self._shelf(url or "")
         )
 
     def _shelf(self, url: str) -> Shelf | None:

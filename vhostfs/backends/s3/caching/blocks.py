@@ -32,6 +32,11 @@ class Piece:
         self.fetch: Fetch | None = None
 
     @property
+    def owner(self) -> object:
+        """Return whose it is: a mount's, as all that it knows."""
+        return self.version.known
+
+    @property
     def end(self) -> int:
         """Return where it ends in the object."""
         return self.begin + len(self.view)
@@ -51,13 +56,13 @@ class Piece:
 class Version:
     """One version of one object."""
 
-    __slots__ = ("_all", "blocks", "etag", "key", "label", "name", "size", "users")
+    __slots__ = ("blocks", "etag", "key", "known", "label", "name", "size", "users")
 
     def __init__(
         self, versions: dict[tuple[str, str, int], Version], store: str, key: str, etag: str, size: int
     ) -> None:
         """A version, in a store of a name, of which nothing is in memory."""
-        self._all = versions
+        self.known = versions
         self.label = Label(store, key, etag, size)
         self.name = self.label.name
         """What it is called on disk, if it can be there."""
@@ -73,7 +78,7 @@ class Version:
     def trim(self) -> None:
         """Forget what nobody uses and nothing is known of."""
         if not self.users and not self.blocks:
-            self._all.pop((self.key, self.etag, self.size), None)
+            self.known.pop((self.key, self.etag, self.size), None)
 
     def missing_to(self, begin: int, end: int) -> int:
         """Return up to where no block is known from one on that is not."""
@@ -150,7 +155,7 @@ class BlockCache:
 
     def clear(self) -> None:
         """Forget all that nobody is reading just now, and what is on disk."""
-        self.memory.clear()
+        self.memory.clear(self._versions)
         if self.disk is not None:
             self.disk.clear()
 
@@ -172,7 +177,7 @@ class BlockCache:
         await asyncio.sleep(0)  # gather does not wait for what is called when a task has ended already
         if self.disk is not None:
             await self.disk.drain()
-        self.memory.clear()
+        self.memory.clear(self._versions)
 
     def fetch(self, version: Version, begin: int, end: int) -> Fetch | None:
         """Begin to fetch a range of blocks that are not known; None where there is no memory for any.

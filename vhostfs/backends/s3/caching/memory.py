@@ -12,15 +12,21 @@ from __future__ import annotations
 
 import mmap
 from collections import OrderedDict
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 SLAB: Final = 1 << 20
 ALIGNMENT: Final = 4096
 """What a piece takes at least: else descriptions of the smallest objects would outgrow these."""
+ACTIVE_SECONDS: Final = 5.0
+"""How long a stream counts as one after a read."""
 
 
 class Tenant(Protocol):
     """What lies in a slab."""
+
+    @property
+    def owner(self) -> object:
+        """Return whose it is."""
 
     def evicted(self) -> int:
         """Forget the piece: its memory is used for something else from now on. Return its size."""
@@ -43,14 +49,26 @@ class Slab:
 class Memory:
     """Memory up to a bound. For one event loop."""
 
+    _of_daemon: ClassVar[Memory | None] = None
+
     def __init__(self, size: int) -> None:
         """Memory of so many bytes, of which nothing is mapped yet."""
         self._most = max(1, size // SLAB)
+        self._streams: OrderedDict[object, float] = OrderedDict()
         self._kept: OrderedDict[Slab, None] = OrderedDict()
         self._passed: OrderedDict[Slab, None] = OrderedDict()
         self._open: Slab | None = None
         self.evicted = 0
         """Bytes that had to go to make room."""
+
+    @classmethod
+    def shared(cls, size: int) -> Memory:
+        """Return the memory of all mounts of this daemon: the largest size that one of them names counts."""
+        found = cls._of_daemon
+        if found is None:
+            found = cls._of_daemon = cls(size)
+        found._most = max(found._most, size // SLAB)
+        return found
 
     @property
     def size(self) -> int:
@@ -92,12 +110,31 @@ class Memory:
             del self._kept[slab]
             self._passed[slab] = None
 
-    def clear(self) -> None:
-        """Forget all that is not pinned, and give its memory back to the system."""
+    def part(self, stream: object, now: float) -> int:
+        """Take note that a stream is read at a time; return how much memory there is for each that is."""
+        self._streams[stream] = now
+        self._streams.move_to_end(stream)
+        while next(iter(self._streams.values())) < now - ACTIVE_SECONDS:
+            self._streams.popitem(last=False)
+        return self.size * 3 // 4 // len(self._streams)
+
+    def end(self, stream: object) -> None:
+        """Take note that a stream has ended."""
+        self._streams.pop(stream, None)
+
+    def clear(self, owner: object) -> None:
+        """Forget what is somebody's and not pinned, and give its memory back to the system."""
         for slabs in (self._passed, self._kept):
             for slab in [slab for slab in slabs if not slab.pins]:
-                del slabs[slab]
-                self._vacate(slab)
+                left = [tenant for tenant in slab.tenants if tenant.owner is not owner]
+                if left:
+                    for tenant in slab.tenants:
+                        if tenant.owner is owner:
+                            tenant.evicted()
+                    slab.tenants = left
+                else:
+                    del slabs[slab]
+                    self._vacate(slab)
 
     def _empty(self) -> Slab | None:
         """Return a slab without tenants."""
