@@ -37,7 +37,7 @@ def _run(work: Work, contestant: Contestant, place: Place, inputs: Inputs) -> Sa
         sys.stderr.write(f"{work.name}: {error}\n")
         return Sample(failure="wrong" if isinstance(error, WrongResultError) else "fails")
     requests = sum(found.counts.requests.values())
-    return Sample(value, found.seconds, found.cpu, found.peak, found.counts.sent, requests)
+    return Sample(value, found.seconds, found.cpu, found.peak, found.counts.sent, requests, found.closed)
 
 
 def compare(

@@ -17,7 +17,7 @@ from benchmarks.s3.store import Store
 
 MOUNT_SECONDS: Final = 30.0
 END_SECONDS: Final = 30.0
-QUIET_SECONDS: Final = 0.2
+QUIET_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ class Measured:
     seconds: float = 0.0
     cpu: float = 0.0
     peak: int = 0
+    closed: float = 0.0
+    """Seconds until all files that are written were closed."""
     counts: Counts = field(default_factory=lambda: Counts({}, 0))
 
 
