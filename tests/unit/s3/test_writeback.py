@@ -38,8 +38,10 @@ type Mounted = Callable[..., Any]
 
 
 @pytest.fixture
-def mounted(make_client: MakeClient, tmp_path: Path) -> Mounted:
-    """Return what mounts the bucket with a state directory."""
+def mounted(make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mounted:
+    """Return what mounts the bucket with a state directory; nothing is sent before somebody wants it."""
+    monkeypatch.setattr(scheduling, "SETTLE_SECONDS", 3600.0)
+    monkeypatch.setattr(scheduling, "SETTLE_SECONDS_MAXIMUM", 3600.0)
 
     @asynccontextmanager
     async def mounted(
@@ -339,7 +341,6 @@ async def test_who_writes_waits_when_much_is_waiting(
     mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until some of it is in the bucket."""
-    monkeypatch.setattr(scheduling, "SETTLE_SECONDS", 3600.0)
     monkeypatch.setattr(scheduling, "FILES_MAXIMUM", 4)
     async with mounted() as (client, filesystem):
         for number in range(20):
@@ -427,7 +428,6 @@ async def test_a_full_disk_makes_who_writes_wait_and_nobody_else(
     mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as something can be sent that makes room."""
-    monkeypatch.setattr(scheduling, "SETTLE_SECONDS", 3600.0)
     monkeypatch.setattr(scheduling, "LOOK_BYTES", 1)
     async with mounted() as (client, filesystem):
         await client.write_bytes("/waits", DATA)
@@ -444,3 +444,24 @@ async def test_a_full_disk_makes_who_writes_wait_and_nobody_else(
         assert await client.read_bytes("/file") == DATA
         await filesystem.sync()
     assert server.bucket.objects["file"].data == DATA
+
+
+async def test_what_the_journal_has_no_room_for_goes_to_the_bucket(
+    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who closes waits for that; deleting, cutting and making directories go on."""
+
+    def full(*_anything: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with mounted() as (client, _):
+        await client.write_bytes("/old", DATA)
+        await client.write_bytes("/cut", DATA)
+        monkeypatch.setattr(Journal, "enter", full)
+        await client.write_bytes("/file", DATA)
+        await client.symlink("target", "/link")
+        await client.mkdir("/d")
+        await client.unlink("/old")
+        await client.truncate("/cut", 10)
+        found = {key: each.data for key, each in server.bucket.objects.items()}
+        assert found == {"file": DATA, "link": b"target", "d/": b"", "cut": DATA[:10]}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from vhostfs.backends.ranges import Ranges
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM, Contents
@@ -18,8 +19,10 @@ from vhostfs.backends.s3.metadata import PosixMetadata, decoded, encoded
 from vhostfs.backends.s3.namespace import Namespace, is_name
 from vhostfs.backends.s3.nodes import Node
 
-UNNAMED = "no path of this mount can name it"
-REPLACED = "a later file has its name"
+logger = logging.getLogger(__name__)
+
+UNNAMED: Final = "no path of this mount can name it"
+REPLACED: Final = "a later file has its name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,7 @@ class Journaling:
             return
         intent.size, intent.base_size = size, min(intent.base_size, size)
         intent.extents = [(begin, min(end, size)) for begin, end in intent.extents if begin < size]
-        self.journal.enter(intent)
+        self._enter_surely(intent)
 
     def moved(self, node: Node) -> None:
         """Note that a file has another name, or another object below it."""
@@ -136,14 +139,21 @@ class Journaling:
             intent.key, intent.etag = self._names.key(node), node.etag
             if contents is not None and intent.has_data:
                 intent.base_size = min(intent.base_size, contents.base_size)
-            self.journal.enter(intent)
+            self._enter_surely(intent)
 
     def deleting(self, node: Node, begins: bool) -> None:
         """Note that a file's object is about to be deleted, or was not after all."""
         if node.intent is not None:
             node.intent.deleting = begins
-            with suppress(OSError):  # a full disk keeps nobody from deleting
-                self.journal.enter(node.intent)
+            self._enter_surely(node.intent)
+
+    def _enter_surely(self, intent: Intent) -> None:
+        """Write an intent down that holds already: a full disk keeps nobody from cutting and deleting."""
+        try:
+            self.journal.enter(intent)
+        except OSError as error:
+            intent.entered = None
+            logger.warning("%s: the journal cannot be written: %s", intent.key, error.strerror)
 
     def committed(self, node: Node, before: int) -> None:
         """Note that the bucket has a file as it was before a sequence number was given out."""
@@ -155,7 +165,7 @@ class Journaling:
             intent = self._intent(node, intent.number)
             if contents is not None:
                 intent.extents = list(contents.journaled.within(0, contents.size))
-            self.journal.enter(intent)
+            self._enter_surely(intent)
         else:
             self.forget(node)
 
@@ -287,7 +297,7 @@ class Journaling:
         return intent
 
 
-PIECE = 1 << 20
+PIECE: Final = 1 << 20
 
 
 def _number(contents: Contents) -> str:

@@ -9,12 +9,13 @@ or synchronizes the file is told.
 from __future__ import annotations
 
 import asyncio
+import errno
 import heapq
 import logging
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -158,18 +159,20 @@ class Commits:
     async def settle(self, node: Node) -> None:
         """Do what close(2) waits for; raise OSError."""
         if not self.writeback:
-            await self.now(node)
+            await self.synchronize(node)
             return
-        await self.promise(node)
         if self.is_short(node.contents.size if node.contents is not None else 0):
             await self.room()
-        error, node.error = node.error, None
-        if error is not None:
-            raise error
+        await self.promise(node)
+        self._raise_what_failed(node)
 
     async def synchronize(self, node: Node) -> None:
         """Do what fsync(2) waits for; raise OSError."""
         await self.now(node)
+        self._raise_what_failed(node)
+
+    def _raise_what_failed(self, node: Node) -> None:
+        """Tell, once, what went wrong since somebody was told."""
         error, node.error = node.error, None
         if error is not None:
             raise error
@@ -177,7 +180,12 @@ class Commits:
     async def promise(self, node: Node, body: bytes = b"") -> None:
         """Have the journal hold a file, and commit it later; raise OSError."""
         assert self._journaling is not None
-        await self._journaling.promise(node, body)
+        try:
+            await self._journaling.promise(node, body)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            await self.now(node)  # the bucket has room
         if node.is_local and not node.gone:
             self._later(node, SETTLE_SECONDS)
             if node.contents is not None and not node.contents.users:
@@ -208,12 +216,9 @@ class Commits:
     async def close(self, node: Node) -> None:
         """Do what remains to be done when a file is closed for good; raise OSError."""
         if self.writeback:
-            try:
-                await self.promise(node)
-                return
-            except OSError as error:
-                logger.warning("%s: the journal cannot take it: %s", self._names.key(node), error.strerror)
-        await self.now(node)
+            await self.promise(node)
+        else:
+            await self.now(node)
 
     @contextmanager
     def deleting(self, node: Node) -> Iterator[None]:
@@ -265,8 +270,7 @@ class Commits:
 
     async def synchronize_names(self, directory: Node) -> None:
         """Do what fsync(2) of a directory waits for; raise OSError."""
-        for child in list(directory.children.values()):
-            await self.now(child)
+        await self._all(directory.children.values(), None)
         await self.synchronize(directory)
 
     def forget(self, node: Node) -> None:
@@ -522,6 +526,12 @@ class Commits:
 
     async def sync(self, progress: Callable[[Pending], None] | None = None) -> None:
         """Bring everything to the bucket; raise the first StoreError when all others have been tried."""
+        nodes = {number: waiting.node for number, waiting in self._waiting.items()}
+        nodes |= {number: node for number, (node, _) in self._changed.items()}
+        await self._all(nodes.values(), progress)
+
+    async def _all(self, nodes: Iterable[Node], progress: Callable[[Pending], None] | None) -> None:
+        """Commit files side by side; raise the first StoreError when all others have been tried."""
         at_once = asyncio.Semaphore(AT_ONCE)
         failed: list[OSError] = []
 
@@ -534,9 +544,7 @@ class Commits:
             if progress is not None:
                 progress(self.pending())
 
-        nodes = {number: waiting.node for number, waiting in self._waiting.items()}
-        nodes |= {number: node for number, (node, _) in self._changed.items()}
-        await asyncio.gather(*map(commit, nodes.values()))
+        await asyncio.gather(*[commit(node) for node in nodes if node.is_local])
         if failed:
             raise failed[0]
 
