@@ -299,6 +299,20 @@ async def test_no_key_leads_out_of_its_directory(client: Client, server: FakeS3,
         assert len(os.fsencode(name)) <= 255
 
 
+async def test_a_listing_of_elsewhere_is_not_shown(client: Client, server: FakeS3) -> None:
+    """Of what was asked for, keys begin with what was asked for."""
+    elsewhere = "".join(
+        _contents(key)
+        for key in ("elsewhere/file", "direct", "/etc/passwd-and-more", "x" * 30, "directory/good")
+    )
+    _rewriting(
+        server,
+        LIST,
+        _document(_listing(f"{elsewhere}<CommonPrefixes><Prefix>some/where/else/</Prefix></CommonPrefixes>")),
+    )
+    assert await client.listdir("/directory") == ["good"]
+
+
 @pytest.mark.parametrize("grows", [False, True])
 async def test_a_listing_that_never_ends_is_an_error(client: Client, server: FakeS3, grows: bool) -> None:
     """With the same mark of the next page each time, or another one to the same names."""

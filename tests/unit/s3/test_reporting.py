@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,23 +89,31 @@ async def _unwritten(client: Client, name: str) -> tuple[int, int]:
 
 
 async def test_the_status_counts_what_was_asked_of_the_store(
-    mounted: Mounted, server: FakeS3, capsys: pytest.CaptureFixture[str]
+    mounted: Mounted,
+    server: FakeS3,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Requests by type, bytes, what was tried again, what failed, what is hidden."""
+    """Requests by type, bytes, what was tried again, what failed, what is hidden; that is logged once."""
+    caplog.set_level(logging.INFO)
+    server.bucket.put("b/..", DATA, {})
     server.bucket.put("there", DATA, {})
     server.bucket.put("a//b", DATA, {})
+    server.bucket.put("a//c/d", DATA, {})
     server.fail(Kind.STATUS, "ListObjectsV2")
-    assert await mounted.client.listdir("/") == ["a", "there"]
+    assert await mounted.client.listdir("/") == ["a", "b", "there"]
     assert await mounted.client.listdir("/a") == []
+    assert await mounted.client.listdir("/b") == []
     assert await mounted.client.read_bytes("/there") == DATA
     await mounted.client.write_bytes("/new", DATA)
     assert await mounted.run("status", "--json") == 0
     status = json.loads(capsys.readouterr().out)
     assert status["requests"] == dict(sorted(server.requests.items()))
-    assert status["requests"]["ListObjectsV2"] == 3
+    assert status["requests"]["ListObjectsV2"] == 4
     assert status["received"] == status["sent"] == len(DATA)
     assert status["retried"] == status["throttled"] == 1
-    assert status["hidden keys"] == 1
+    assert status["hidden keys"] == 2
+    assert len([record for record in caplog.records if "is no path" in record.getMessage()]) == 1
     assert status["trouble"] is None
     assert await mounted.run("status") == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())

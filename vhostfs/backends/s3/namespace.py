@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,8 @@ from vhostfs.backends.s3.metadata import PosixMetadata, decoded
 from vhostfs.backends.s3.nodes import Node, NodeTable
 from vhostfs.backends.s3.probing import NAME as PROBE
 from vhostfs.backends.s3.store import BrokenAnswerError, Listed, MissingError, ObjectInfo, ObjectStore, Page
+
+logger = logging.getLogger(__name__)
 
 LOOKUPS_BEFORE_LISTING: Final = 4
 """How many names are asked for one by one before their directory is listed."""
@@ -234,27 +237,29 @@ class Namespace:
         begin = len(above)
         found: list[Node] = []
         for prefix in page.prefixes:
-            name = prefix[begin:].removesuffix("/")
-            if self._can_be_named(name) and name not in seen:
+            name = prefix[begin:].removesuffix("/") if prefix.startswith(above) else ""
+            if self._can_be_named(name, prefix) and name not in seen:
                 seen.add(name)
                 found.append(self._see_directory(directory, name))
         for item in page.objects:
-            name = item.key[begin:]
-            if not name:
+            if item.key == above:
                 continue  # the directory's own marker
-            if name.endswith(FOLDER) and self._can_be_named(name.removesuffix(FOLDER)):
+            name = item.key[begin:] if item.key.startswith(above) else ""
+            if name.endswith(FOLDER) and self._can_be_named(name.removesuffix(FOLDER), item.key):
                 name = name.removesuffix(FOLDER)
                 if name not in seen:
                     seen.add(name)
                     found.append(self._see_directory(directory, name))
-            elif self._can_be_named(name) and name not in seen:
+            elif self._can_be_named(name, item.key) and name not in seen:
                 seen.add(name)
                 found.append(self._see_file(directory, name, item))
         return _sorted(found)
 
-    def _can_be_named(self, name: str) -> bool:
+    def _can_be_named(self, name: str, key: str) -> bool:
         if is_name(name):
             return not is_reserved(name)
+        if not self.hidden:
+            logger.info("the key %.200r is no path and not shown; others like it are counted only", key)
         self.hidden += 1
         return False
 
