@@ -246,6 +246,7 @@ async def test_a_deleted_file_that_is_open_is_read_on(client: Client, server: Fa
     await client.unlink("/file")
     assert "file" not in server.bucket.objects
     assert await client.read(node, handle, 0, 4096) == DATA
+    assert (await client.getattr(node, handle)).attr.nlink == 0
     await client.release(node, handle)
 
 

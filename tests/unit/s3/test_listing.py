@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
 from vhostfs.testing import Client, mount
@@ -76,7 +77,17 @@ async def test_a_listing_that_fails_is_told_and_begun_anew(client: Client, serve
     names = _fill(server, 1500)
     await client.stat("/d")
     await client.listdir("/")
-    server.fail_with(400, "InvalidRequest", "ListObjectsV2")
+    server.fail(Kind.STATUS, "ListObjectsV2", status=400, code="InvalidRequest", times=2)
     with pytest.raises(OSError, match="Errno"):
         await client.listdir("/d")
     assert await client.listdir("/d") == names
+
+
+async def test_a_directory_lists_itself_and_its_parent(client: Client, server: FakeS3) -> None:
+    """As every directory does; FUSE adds neither."""
+    _fill(server, 1)
+    directory = await client.lookup(client.root, "d")
+    handle = (await client.opendir(directory.nodeid)).fh
+    listed = [(each.name, each.ino) for each in await client.readdir(directory.nodeid, handle)]
+    await client.releasedir(directory.nodeid, handle)
+    assert listed[:2] == [(b".", directory.nodeid), (b"..", client.root)]

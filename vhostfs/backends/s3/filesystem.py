@@ -36,6 +36,7 @@ from vhostfs.filesystem import (
     Command,
     DirEntry,
     Entry,
+    FileType,
     RenameFlags,
     Session,
     SetAttr,
@@ -324,6 +325,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         return self._entries(self._directory(node))
 
     async def _entries(self, directory: Node) -> AsyncIterator[DirEntry]:
+        yield DirEntry(".", directory.number, FileType.DIRECTORY)
+        yield DirEntry("..", (directory.parent or directory).number, FileType.DIRECTORY)
         async for child in self._names.entries(directory):
             yield DirEntry.of(child.name, self._entry(child))
 
