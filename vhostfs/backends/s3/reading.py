@@ -26,6 +26,12 @@ from vhostfs.backends.s3.store import ObjectStore
 PART_LEAST: Final = 1 << 20
 PART_MOST: Final = 4 << 20
 WINDOW_MOST: Final = 128 << 20
+GROWTH: Final = 4
+"""How many times as far ahead is fetched once somebody had to wait."""
+
+AHEAD_OF_READ: Final = 16
+"""No more than so many times what was read is ahead then; twice as far as before it always may be."""
+
 STREAMS: Final = 4
 """How many streams of one reader are told apart."""
 
@@ -168,7 +174,8 @@ class Reader:
     async def _wait(self, piece: Piece, fetch: Fetch, stream: _Stream | None) -> None:
         """Wait for a piece, which then stays until the next await."""
         if stream is not None:
-            stream.window = min(stream.window * 2, WINDOW_MOST)
+            grown = max(stream.window * 2, min(stream.window * GROWTH, stream.read * AHEAD_OF_READ))
+            stream.window = min(grown, WINDOW_MOST)
         piece.slab.pins += 1
         try:
             await fetch.wait()
