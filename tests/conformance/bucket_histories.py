@@ -10,6 +10,8 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
@@ -29,6 +31,7 @@ from tests.conformance.histories import (
 from tests.conformance.in_bucket import BucketPlace, LocalBucket, local_bucket
 from tests.conformance.place import Place
 from vhostfs.backends.s3.options import Metadata
+from vhostfs.backends.s3.scheduling import Write
 
 ATTRIBUTES = st.sampled_from(["user.a", "user.ü", "trusted.a", "security.a", "nowhere.a"])
 VALUES = st.sampled_from([b"", b"1", b"\xff\0" * 50])
@@ -49,8 +52,12 @@ class BucketHistories(Histories):
 
     def mount(self) -> Place:
         """Begin a session."""
-        options = {"metadata": self.metadata, "seconds": self.seconds, "prefix": "prefix/"}
+        options = {"metadata": self.metadata, "seconds": self.seconds, "prefix": "prefix/", **self.more()}
         return BucketPlace(self.mounting.enter_context(self.bucket.mounted(**options)))
+
+    def more(self) -> dict[str, Any]:
+        """Return further options."""
+        return {}
 
     # ---- What cannot be done ----
 
@@ -186,6 +193,17 @@ class FullHistories(BucketHistories):
     """Of a bucket with an index in each directory."""
 
     metadata: ClassVar[Metadata] = Metadata.FULL
+
+
+class WritebackHistories(BucketHistories):
+    """Of a bucket that gets what is closed a moment later, from a journal."""
+
+    def subject(self) -> Place:
+        self.state = Path(self.stack.enter_context(TemporaryDirectory()))
+        return super().subject()
+
+    def more(self) -> dict[str, Any]:
+        return {"write": Write.WRITEBACK, "state": self.state}
 
 
 class PlainHistories(BucketHistories):

@@ -6,6 +6,7 @@ import asyncio
 import errno
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 from tests.conformance.in_process import InProcessClient, mounted
@@ -17,6 +18,8 @@ from vhostfs.backends.s3.client.credentials import GivenSource, Keychain
 from vhostfs.backends.s3.client.options import ClientOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.filesystem import S3Filesystem
+from vhostfs.backends.s3.journal.journal import Journal
+from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.options import S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.fuse_abi.structures import EntryOut
@@ -29,11 +32,18 @@ class LocalBucket:
         self.loop = loop
         self.server = server
 
-    def filesystem(self, **options: Any) -> S3Filesystem:
-        """Return a file system with a client of its own; whoever asks for it closes it."""
+    def filesystem(self, *, state: Path | None = None, **options: Any) -> S3Filesystem:
+        """Return a file system with a client of its own, and a journal in a directory, if there is one.
+
+        Whoever asks for it closes it.
+        """
         keys = Keychain([GivenSource(Credentials(ACCESS_KEY, SECRET))])
         client = S3Client(ClientOptions(BUCKET, url=self.server.url), keys)
-        return S3Filesystem(client, S3Options(**options), Memory(64 << 20), Spool(None))
+        shown = S3Options(**options)
+        if state is None:
+            return S3Filesystem(client, shown, Memory(64 << 20), Spool(None))
+        directory = StateDirectory(state, "store", BUCKET, shown.prefix, make=True)
+        return S3Filesystem(client, shown, Memory(64 << 20), directory, None, Journal(directory))
 
     @contextmanager
     def mounted(self, **options: Any) -> Iterator[InProcessClient]:

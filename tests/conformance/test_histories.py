@@ -13,6 +13,7 @@ from tests.conformance.bucket_histories import (
     FullHistories,
     PlainHistories,
     StrictHistories,
+    WritebackHistories,
 )
 from tests.conformance.histories import INODES, SIZE, Histories
 from tests.conformance.in_process import mounted
@@ -44,6 +45,7 @@ class MemoryHistories(Histories):
         pytest.param(StrictHistories, 4, id="s3, nothing believed"),
         pytest.param(FullHistories, 4, id="s3 with indices"),
         pytest.param(PlainHistories, 4, id="s3 without metadata"),
+        pytest.param(WritebackHistories, 4, id="s3 with a journal"),
     ],
 )
 @pytest.mark.timeout(3600 if EXAMPLES else 120)
