@@ -31,6 +31,8 @@ class Kind(Enum):
     """A document ends in the middle, though all its bytes come."""
     ENDLESS_HEAD = auto()
     ENDLESS_BODY = auto()
+    DRIP = auto()
+    """The body comes byte by byte, and has no end."""
     NO_LENGTH = auto()
     """The body has no length, and ends with the connection."""
     CHUNKED = auto()

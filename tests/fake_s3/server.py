@@ -250,7 +250,7 @@ class _Connection(asyncio.Protocol):
         headers |= found.headers
         if not self._server.keep_alive:
             headers["connection"] = "close"
-        if kind in {Kind.CHUNKED, Kind.ENDLESS_BODY}:
+        if kind in {Kind.CHUNKED, Kind.ENDLESS_BODY, Kind.DRIP}:
             headers["transfer-encoding"] = "chunked"
         elif kind is not Kind.NO_LENGTH:
             headers["content-length"] = str(length)
@@ -259,6 +259,9 @@ class _Connection(asyncio.Protocol):
         if kind is Kind.ENDLESS_HEAD:
             await self._write_for_ever(b"x-more: and more\r\n" * 1000)
         await self._write(b"\r\n")
+        while kind is Kind.DRIP:
+            await self._write(b"1\r\n \r\n")
+            await asyncio.sleep(0.005)
         if kind is Kind.ENDLESS_BODY:
             await self._write_for_ever(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
         if kind is Kind.CHUNKED:

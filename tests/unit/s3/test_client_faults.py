@@ -10,6 +10,7 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3
 from tests.unit.s3.conftest import MakeClient
+from vhostfs.backends.s3.client import connection
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import Keychain
 from vhostfs.backends.s3.client.options import ClientOptions
@@ -293,3 +294,14 @@ async def test_no_server_is_a_sentence() -> None:
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1 cannot be reached"):
         await asyncio.wait_for(client.head("key"), 30)
     client.close()
+
+
+async def test_an_answer_that_drips_for_ever_comes_to_an_end(
+    make_client: MakeClient, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the server is never silent."""
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.1)
+    server.fail(Kind.DRIP, "ListObjectsV2")
+    client = make_client(stall_seconds=0.05, attempts=1)
+    with pytest.raises(UnavailableError, match="not at its end"):
+        await client.list()

@@ -26,6 +26,9 @@ HEAD_MAXIMUM: Final = 64 << 10
 COLLECTED_MAXIMUM: Final = 16 << 20
 """The most bytes of a body that is received into memory of its own."""
 
+ANSWER_SECONDS: Final = 300.0
+"""How long an answer may take from its first byte to its last: one that drips would never be silent."""
+
 CONTINUE_MINIMUM: Final = 1 << 20
 """The smallest body that waits for the server to agree before it is sent (Expect: 100-continue)."""
 
@@ -138,6 +141,7 @@ class Connection(asyncio.BufferedProtocol):
         self._segments: list[memoryview] = []
         self._agreed: asyncio.Event | None = None
         self._moved_at = 0.0
+        self._heard_at = 0.0
 
     # ---- what asyncio calls ----
 
@@ -284,6 +288,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take_heads(self, known: int) -> None:
         start = 0
+        if not self._heard_at:
+            self._heard_at = self._moved_at
         while True:
             end = self._received.find(b"\r\n\r\n", max(start, known - 3), self._filled)
             if end < 0:
@@ -432,9 +438,12 @@ class Connection(asyncio.BufferedProtocol):
         self._timer = None
         if self._waiter is None:
             return
-        left = self._moved_at + self._stall_seconds - self._loop.time()
+        now = self._loop.time()
+        left = self._moved_at + self._stall_seconds - now
         if left <= 0:
             self.fail(LostError(f"the server said nothing for {self._stall_seconds:g} s"))
+        elif self._heard_at and now - self._heard_at > ANSWER_SECONDS:
+            self.fail(LostError(f"the server's answer is not at its end after {ANSWER_SECONDS:g} s"))
         else:
             self._timer = self._loop.call_later(left, self._watch)
 

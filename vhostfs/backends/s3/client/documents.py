@@ -22,7 +22,7 @@ from vhostfs.backends.s3.store import BrokenAnswerError, Listed, Page, Part, Upl
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?\d*Z?$")
 
 
-TAGS_MAXIMUM: Final = 200_000
+TAGS_MAXIMUM: Final = 100_000
 """The most tags of a document; a page of 1,000 objects has some 20,000."""
 
 SIZE_MAXIMUM: Final = 1 << 53
