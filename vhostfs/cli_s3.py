@@ -46,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "sync", help="bring all that was written to the bucket, and wait for it", allow_abbrev=False
     )
     conflicts = actions.add_parser(
-        "conflicts", help="list what lost a race and is kept; export or discard it", allow_abbrev=False
+        "conflicts", help="list what lost a race and is kept; export, discard or retry it", allow_abbrev=False
     )
     conflicts.add_argument("--json", action="store_true", help="for programs")
     which = conflicts.add_mutually_exclusive_group()
@@ -54,6 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--export", nargs=2, metavar=("NUMBER", "FILE"), help="write it to a new file of this host"
     )
     which.add_argument("--discard", metavar="NUMBER", help="give it up")
+    which.add_argument("--retry", metavar="NUMBER", help="write it over what is there now")
     cache = actions.add_parser("cache", help="say what is cached, or clear it", allow_abbrev=False)
     cache.add_argument("what", nargs="?", choices=["clear"], help="forget what can be asked for again")
 
@@ -76,6 +77,12 @@ def run(parsed: argparse.Namespace) -> int:
             _export(tell, number, Path(path))
         case "conflicts" if parsed.discard is not None:
             tell("s3-conflict-discard", arguments={"number": parsed.discard})
+        case "conflicts" if parsed.retry is not None:
+            shown = ProgressDisplay(sys.stderr)
+            try:
+                tell("s3-conflict-retry", arguments={"number": parsed.retry}, progress=shown.show)
+            finally:
+                shown.end()
         case "conflicts":
             conflicts = tell("s3-conflicts")
             _print(json.dumps(conflicts, indent=2) if parsed.json else _conflict_lines(conflicts))

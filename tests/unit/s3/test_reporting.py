@@ -81,10 +81,11 @@ async def _mounted(filesystem: S3Filesystem, tmp_path: Path) -> AsyncIterator[Mo
             group.cancel_scope.cancel()
 
 
-async def _unwritten(client: Client, name: str) -> tuple[int, int]:
+async def _unwritten(client: Client, name: str, data: bytes = DATA) -> tuple[int, int]:
     """Leave a file open that was written and not committed."""
     entry, opened = await client.create_at(client.root, name)
-    await client.write(entry.nodeid, opened.fh, 0, DATA)
+    for at in range(0, len(data), 1 << 20):
+        await client.write(entry.nodeid, opened.fh, at, data[at : at + (1 << 20)])
     return entry.nodeid, opened.fh
 
 
@@ -186,6 +187,28 @@ async def test_what_lost_a_race_is_listed_exported_and_given_up(
     assert await conflicting.run("conflicts", "--discard", conflict["number"]) == 0
     assert await conflicting.run("conflicts") == 0
     assert capsys.readouterr().out == "there are none\n"
+
+
+@pytest.mark.parametrize("size", [4000, 20 << 20])
+async def test_what_lost_a_race_is_written_over_what_is_there_by_order(
+    mounted_with_state: Mounted, server: FakeS3, capsys: pytest.CaptureFixture[str], size: int
+) -> None:
+    """In parts where it is large; and then it is no conflict any more."""
+    client = mounted_with_state.client
+    data = DATA[:100] * (size // 100)
+    node, handle = await _unwritten(client, "file", data)
+    server.bucket.put("file", b"of somebody else", {})
+    with pytest.raises(OSError, match=rf"^\[Errno {errno.ESTALE}\]"):
+        await client.flush(node, handle)
+    await client.release(node, handle)
+    assert await mounted_with_state.run("conflicts", "--json") == 0
+    [conflict] = json.loads(capsys.readouterr().out)
+    assert await mounted_with_state.run("conflicts", "--retry", conflict["number"]) == 0
+    assert server.bucket.objects["file"].data == data
+    assert not server.bucket.uploads
+    assert await mounted_with_state.run("conflicts") == 0
+    assert capsys.readouterr().out == "there are none\n"
+    assert (await client.stat("/file")).size == len(data)
 
 
 class Terminal(io.StringIO):

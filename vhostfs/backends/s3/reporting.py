@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Final
@@ -14,11 +16,12 @@ from vhostfs.backends.s3.namespace import Namespace
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.probing import Probe, lacking
 from vhostfs.backends.s3.scheduling import Commits
-from vhostfs.backends.s3.store import ObjectStore
+from vhostfs.backends.s3.store import PARTS_MAXIMUM, Headers, MissingError, ObjectStore, Part
 from vhostfs.filesystem import Command, Order, Progress
 from vhostfs.filesystem.commands import Value
 
 SYNCED_AT_ONCE: Final = 16
+SINGLE_MAXIMUM: Final = 8 << 20
 
 
 class Reporter:
@@ -46,6 +49,7 @@ class Reporter:
             "s3-conflicts": self._conflicts,
             "s3-conflict-export": self._export,
             "s3-conflict-discard": self._discard,
+            "s3-conflict-retry": self._retry,
             "s3-cache-clear": self._clear_cache,
         }
 
@@ -127,6 +131,48 @@ class Reporter:
         self._of_kept(order, lambda journaling, number: journaling.discard(number))
         return None
 
+    async def _retry(self, order: Order) -> Value:
+        """Write what was kept over what is there now; ValueError where that would lose some of it."""
+        journaling, kept = self._of_kept(order, lambda journaling, number: (journaling, self._one(number)))
+        intent = journaling.journal.intents[kept.number]
+        if not kept.is_whole or not stat.S_ISREG(intent.kind):
+            raise ValueError(f"conflict {kept.number} has not all of the file; export it")
+        try:
+            etag = (await self._store.head(kept.key)).etag
+        except MissingError:
+            etag = None
+        pieces = journaling.kept_data(kept.number)
+        if kept.size <= SINGLE_MAXIMUM:
+            body = [b"".join(pieces)]
+            await self._store.put(kept.key, body, intent.headers, if_match=etag, if_absent=etag is None)
+        else:
+            await self._write_in_parts(order, kept, intent.headers, pieces, etag)
+        journaling.discard(kept.number)
+        self._forget_names()
+        return None
+
+    async def _write_in_parts(
+        self, order: Order, kept: Kept, headers: Headers | None, pieces: Iterator[bytes], etag: str | None
+    ) -> None:
+        upload = await self._store.upload_begin(kept.key, headers)
+        parts: list[Part] = []
+        size = max(SINGLE_MAXIMUM, -(-kept.size // PARTS_MAXIMUM))
+        waiting = bytearray()
+        try:
+            for piece in itertools.chain(pieces, (None,)):
+                waiting += piece or b""
+                if len(waiting) >= size or (piece is None and waiting):
+                    parts.append(await self._store.upload_part(kept.key, upload, len(parts) + 1, [waiting]))
+                    order.report(Progress(kept.key, sum(part.size for part in parts), kept.size))
+                    waiting = bytearray()
+            await self._store.upload_complete(kept.key, upload, parts, if_match=etag, if_absent=etag is None)
+        except BaseException:
+            await asyncio.shield(self._store.upload_abort(kept.key, upload))
+            raise
+
+    def _one(self, number: str) -> Kept:
+        return next(kept for kept in self._kept() if kept.number == number)
+
     def _of_kept[Result](self, order: Order, act: Callable[[Journaling, str], Result]) -> Result:
         """Do something with the conflict of an order's number; ValueError where there is none."""
         number = order.arguments.get("number", "")
@@ -136,13 +182,17 @@ class Reporter:
 
     async def _clear_cache(self, _order: Order) -> Value:
         """Forget what is known of the bucket and not needed: it is asked for again."""
+        self._forget_names()
         for node in self._names.nodes:
-            node.expires = node.listed_until = 0.0
-            node.missing.clear()
             if node.contents is not None and not node.contents.users:
                 node.contents.forget_reader()
         self._cache.clear()
         return self.status()
+
+    def _forget_names(self) -> None:
+        for node in self._names.nodes:
+            node.expires = node.listed_until = 0.0
+            node.missing.clear()
 
     def _waiting(self) -> Iterator[Node]:
         """Yield the nodes of which something is not in the bucket yet."""
