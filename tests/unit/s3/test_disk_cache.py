@@ -12,17 +12,18 @@ import pytest
 
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient
+from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.caching.disk import DiskCache, Shelf
 from vhostfs.backends.s3.caching.disk_files import BLOCK, BLOCKS, PAGE, is_ours
 from vhostfs.backends.s3.caching.memory import Memory
-from vhostfs.backends.s3.reading import Reader, Readers, Target
+from vhostfs.backends.s3.reading import Reader, Target
 
 pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
 DATA = random.Random(2).randbytes(9 * MIB + 4711)
 
-type Run = Callable[..., AbstractAsyncContextManager[Readers]]
+type Run = Callable[..., AbstractAsyncContextManager[BlockCache]]
 
 
 @pytest.fixture
@@ -30,22 +31,22 @@ def run(make_client: MakeClient, tmp_path: Path) -> Run:
     """Return what runs a daemon: its memory is new, and its disk cache is in the same directory."""
 
     @asynccontextmanager
-    async def run(size: int = 64 * MIB, store: str = "store") -> AsyncIterator[Readers]:
+    async def run(size: int = 64 * MIB, store: str = "store") -> AsyncIterator[BlockCache]:
         disk = DiskCache.shared(tmp_path / "cache", size)
-        readers = Readers(make_client(), Memory(64 * MIB), Shelf(disk, store))
-        readers.cache.begin()
+        cache = BlockCache(make_client(), Memory(64 * MIB), Shelf(disk, store))
+        cache.begin()
         await disk.ready()
         try:
-            yield readers
+            yield cache
         finally:
-            await readers.cache.end()
-            readers.cache.close()
+            await cache.end()
+            cache.close()
 
     return run
 
 
-async def _read(readers: Readers, key: str, etag: str, size: int, offset: int, count: int) -> bytes:
-    reader = Reader(readers, key, etag, size)
+async def _read(cache: BlockCache, key: str, etag: str, size: int, offset: int, count: int) -> bytes:
+    reader = Reader(cache, key, etag, size)
     memory = bytearray(count)
     try:
         await reader.read(offset, Target([memoryview(memory)]), 0, count)
@@ -54,11 +55,11 @@ async def _read(readers: Readers, key: str, etag: str, size: int, offset: int, c
     return bytes(memory)
 
 
-async def _read_all(readers: Readers, key: str, etag: str, data: bytes) -> None:
+async def _read_all(cache: BlockCache, key: str, etag: str, data: bytes) -> None:
     step = 256 << 10
     for offset in range(0, len(data), step):
         count = min(step, len(data) - offset)
-        assert await _read(readers, key, etag, len(data), offset, count) == data[offset : offset + count]
+        assert await _read(cache, key, etag, len(data), offset, count) == data[offset : offset + count]
 
 
 def _files(path: Path) -> list[Path]:
@@ -73,47 +74,45 @@ def _taken(path: Path) -> int:
 async def test_what_was_read_is_there_after_a_restart(server: FakeS3, run: Run, tmp_path: Path) -> None:
     """Without a request."""
     etag = server.bucket.put("big", DATA, {}).etag
-    async with run() as readers:
-        await _read_all(readers, "big", etag, DATA)
-        await readers.cache.end()
-        assert readers.cache.counters.disk_written == -(-len(DATA) // BLOCK)
+    async with run() as cache:
+        await _read_all(cache, "big", etag, DATA)
+        await cache.end()
+        assert cache.counters.disk_written == -(-len(DATA) // BLOCK)
     assert len(_files(tmp_path)) == 2
     server.requests.clear()
-    async with run() as readers:
-        await _read_all(readers, "big", etag, DATA)
-        assert readers.cache.counters.disk_hits == -(-len(DATA) // BLOCK)
+    async with run() as cache:
+        await _read_all(cache, "big", etag, DATA)
+        assert cache.counters.disk_hits == -(-len(DATA) // BLOCK)
     assert not server.requests
 
 
 async def test_another_version_or_store_is_another_object(server: FakeS3, run: Run) -> None:
     """Although the key is the same."""
     etag = server.bucket.put("file", b"old", {}).etag
-    async with run() as readers:
-        assert await _read(readers, "file", etag, 3, 0, 3) == b"old"
+    async with run() as cache:
+        assert await _read(cache, "file", etag, 3, 0, 3) == b"old"
     new = server.bucket.put("file", b"new", {}).etag
-    async with run() as readers:
-        assert await _read(readers, "file", new, 3, 0, 3) == b"new"
+    async with run() as cache:
+        assert await _read(cache, "file", new, 3, 0, 3) == b"new"
     server.bucket.put("file", b"its", {}, etag=new)
-    async with run(store="other") as readers:
-        assert await _read(readers, "file", new, 3, 0, 3) == b"its"
-    async with run() as readers:
-        assert await _read(readers, "file", new, 3, 0, 3) == b"new"
-        assert await _read(readers, "file", etag, 3, 0, 3) == b"old"
+    async with run(store="other") as cache:
+        assert await _read(cache, "file", new, 3, 0, 3) == b"its"
+    async with run() as cache:
+        assert await _read(cache, "file", new, 3, 0, 3) == b"new"
+        assert await _read(cache, "file", etag, 3, 0, 3) == b"old"
 
 
 async def test_a_part_of_an_object_is_enough(server: FakeS3, run: Run) -> None:
     """What is missing is asked for, what is there is not."""
     etag = server.bucket.put("big", DATA, {}).etag
     at = BLOCKS * BLOCK - BLOCK  # the last block of one file of the cache, and the first of the next
-    async with run() as readers:
-        assert await _read(readers, "big", etag, len(DATA), at, 2 * BLOCK) == DATA[at : at + 2 * BLOCK]
+    async with run() as cache:
+        assert await _read(cache, "big", etag, len(DATA), at, 2 * BLOCK) == DATA[at : at + 2 * BLOCK]
     server.sent = 0
-    async with run() as readers:
+    async with run() as cache:
         begin = at - 2 * BLOCK
-        assert (
-            await _read(readers, "big", etag, len(DATA), begin, 6 * BLOCK) == DATA[begin : begin + 6 * BLOCK]
-        )
-        assert readers.cache.counters.disk_hits == 2
+        assert await _read(cache, "big", etag, len(DATA), begin, 6 * BLOCK) == DATA[begin : begin + 6 * BLOCK]
+        assert cache.counters.disk_hits == 2
     assert server.sent == 4 * BLOCK
 
 
@@ -146,13 +145,13 @@ async def test_a_flipped_bit_is_noticed_wherever_it_is(
         PAGE + 3 * BLOCK + 50,
     ]
     for place in places:
-        async with run() as readers:
-            await _read_all(readers, "file", etag, data)
+        async with run() as cache:
+            await _read_all(cache, "file", etag, data)
         [file] = _files(tmp_path)
         _flip(file, place)
         caplog.clear()
-        async with run() as readers:
-            await _read_all(readers, "file", etag, data)
+        async with run() as cache:
+            await _read_all(cache, "file", etag, data)
         assert "removed" in caplog.text, place
 
 
@@ -161,9 +160,9 @@ async def test_a_file_that_was_cut_or_replaced_is_noticed(server: FakeS3, run: R
     data = DATA[: 3 * BLOCK + 100]
     etag = server.bucket.put("file", data, {}).etag
     other = server.bucket.put("other", data[::-1], {}).etag
-    async with run() as readers:
-        await _read_all(readers, "file", etag, data)
-        await _read_all(readers, "other", other, data[::-1])
+    async with run() as cache:
+        await _read_all(cache, "file", etag, data)
+        await _read_all(cache, "other", other, data[::-1])
     one, two = _files(tmp_path)
 
     def make_link() -> None:
@@ -184,14 +183,14 @@ async def test_a_file_that_was_cut_or_replaced_is_noticed(server: FakeS3, run: R
         make_directory,
     ):
         spoil()
-        async with run() as readers:
-            await _read_all(readers, "file", etag, data)
-            await _read_all(readers, "other", other, data[::-1])
+        async with run() as cache:
+            await _read_all(cache, "file", etag, data)
+            await _read_all(cache, "other", other, data[::-1])
             if one.is_dir():
                 one.rmdir()
-        async with run() as readers:
-            await _read_all(readers, "file", etag, data)
-            await _read_all(readers, "other", other, data[::-1])
+        async with run() as cache:
+            await _read_all(cache, "file", etag, data)
+            await _read_all(cache, "other", other, data[::-1])
 
 
 async def test_a_file_that_is_spoilt_while_it_is_used_is_noticed(
@@ -200,16 +199,16 @@ async def test_a_file_that_is_spoilt_while_it_is_used_is_noticed(
     """And one that is removed."""
     data = DATA[: 4 * BLOCK]
     etag = server.bucket.put("file", data, {}).etag
-    async with run() as readers:
-        await _read_all(readers, "file", etag, data)
-    async with run() as readers:
-        assert await _read(readers, "file", etag, len(data), 0, 10) == data[:10]
+    async with run() as cache:
+        await _read_all(cache, "file", etag, data)
+    async with run() as cache:
+        assert await _read(cache, "file", etag, len(data), 0, 10) == data[:10]
         _flip(_files(tmp_path)[0], PAGE + BLOCK + 7)
-        assert await _read(readers, "file", etag, len(data), BLOCK, 10) == data[BLOCK : BLOCK + 10]
-        assert readers.cache.counters.damaged == 1
-    async with run() as readers:
+        assert await _read(cache, "file", etag, len(data), BLOCK, 10) == data[BLOCK : BLOCK + 10]
+        assert cache.counters.damaged == 1
+    async with run() as cache:
         _files(tmp_path)[0].unlink()
-        assert await _read(readers, "file", etag, len(data), BLOCK, 10) == data[BLOCK : BLOCK + 10]
+        assert await _read(cache, "file", etag, len(data), BLOCK, 10) == data[BLOCK : BLOCK + 10]
 
 
 async def test_foreign_files_are_left_alone(server: FakeS3, run: Run, tmp_path: Path) -> None:
@@ -217,10 +216,10 @@ async def test_foreign_files_are_left_alone(server: FakeS3, run: Run, tmp_path: 
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "notes").write_text("mine")
     etag = server.bucket.put("file", b"data", {}).etag
-    async with run(size=MIB) as readers:
-        assert await _read(readers, "file", etag, 4, 0, 4) == b"data"
-    async with run() as readers:
-        readers.cache.clear()
+    async with run(size=MIB) as cache:
+        assert await _read(cache, "file", etag, 4, 0, 4) == b"data"
+    async with run() as cache:
+        cache.clear()
     assert [file.name for file in _files(tmp_path)] == ["notes"]
 
 
@@ -244,17 +243,17 @@ async def test_the_bound_is_kept_at_any_moment(
         data = DATA[: rng.randrange(1, 6 * BLOCK)]
         etags[f"{number}"] = (server.bucket.put(f"{number}", data, {}).etag, data)
     for _ in range(2):
-        async with run(size=size) as readers:
+        async with run(size=size) as cache:
             for key, (etag, data) in etags.items():
-                await _read_all(readers, key, etag, data)
-                await readers.cache.end()
-                await _read_all(readers, "0", *etags["0"])
+                await _read_all(cache, key, etag, data)
+                await cache.end()
+                await _read_all(cache, "0", *etags["0"])
     assert seen
     assert max(seen) <= size
     server.requests.clear()
-    async with run(size=size) as readers:
+    async with run(size=size) as cache:
         etag, data = etags["0"]
-        await _read_all(readers, "0", etag, data)
+        await _read_all(cache, "0", etag, data)
         assert not server.requests
     async with run(size=MIB // 2):
         assert _taken(tmp_path) <= MIB // 2
@@ -265,8 +264,8 @@ async def test_an_object_larger_than_the_bound_is_kept_in_part(
 ) -> None:
     """By whole files of the cache, none of which is too large."""
     etag = server.bucket.put("big", DATA, {}).etag
-    async with run(size=4 * MIB) as readers:
-        await _read_all(readers, "big", etag, DATA)
+    async with run(size=4 * MIB) as cache:
+        await _read_all(cache, "big", etag, DATA)
     assert 0 < _taken(tmp_path) <= 4 * MIB
 
 
@@ -283,10 +282,10 @@ async def test_some_of_the_disk_is_left_to_others(
         return os.statvfs_result(found)
 
     monkeypatch.setattr(os, "fstatvfs", full)
-    async with run() as readers:
-        await _read_all(readers, "big", etag, DATA)
-        await readers.cache.end()
-        assert readers.cache.counters.disk_skipped
+    async with run() as cache:
+        await _read_all(cache, "big", etag, DATA)
+        await cache.end()
+        assert cache.counters.disk_skipped
     assert not _files(tmp_path)
 
 
@@ -304,8 +303,8 @@ async def test_a_disk_that_fails_is_told_once_and_read_past(
 
     monkeypatch.setattr(os, "pwritev", broken)
     etag = server.bucket.put("big", DATA, {}).etag
-    async with run() as readers:
-        await _read_all(readers, "big", etag, DATA)
+    async with run() as cache:
+        await _read_all(cache, "big", etag, DATA)
     assert caplog.text.count("Input/output error") == 1
     assert not _files(tmp_path)
 
@@ -316,9 +315,9 @@ async def test_two_mounts_of_a_daemon_share_a_directory_and_two_daemons_do_not(
     """The second daemon reads without it."""
     etag = server.bucket.put("file", b"data", {}).etag
     async with run() as one, run() as two:
-        assert one.cache.disk is two.cache.disk
+        assert one.disk is two.disk
         assert await _read(one, "file", etag, 4, 0, 4) == b"data"
-        await one.cache.end()
+        await one.end()
         server.requests.clear()
         assert await _read(two, "file", etag, 4, 0, 4) == b"data"
         assert not server.requests
@@ -341,6 +340,6 @@ async def test_a_key_that_no_header_has_room_for_is_not_kept(
     """It is read all the same."""
     key = "k" * 1000
     etag = server.bucket.put(key, b"data", {}).etag
-    async with run(store="s" * 1500) as readers:
-        assert await _read(readers, key, etag, 4, 0, 4) == b"data"
+    async with run(store="s" * 1500) as cache:
+        assert await _read(cache, key, etag, 4, 0, 4) == b"data"
     assert not _files(tmp_path)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3, fake_s3
 from tests.unit.s3.conftest import MakeClient, store_of
+from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.caching.disk_files import BLOCK
 from vhostfs.backends.s3.caching.memory import SLAB, Memory
-from vhostfs.backends.s3.reading import Reader, Readers, Target
+from vhostfs.backends.s3.reading import PART_MOST, WINDOW_FREE, WINDOW_MOST, Reader, Target, Window
 from vhostfs.backends.s3.store import ConditionError, RangeError, StoreError
 
 pytestmark = pytest.mark.anyio
@@ -30,13 +31,13 @@ type MakeReader = Callable[..., Reader]
 async def make_reader(server: FakeS3, make_client: MakeClient) -> AsyncIterator[MakeReader]:
     """Return what makes readers of an object of DATA, which share one memory."""
     etag = server.bucket.put("big", DATA, {}).etag
-    readers: list[Readers] = []
+    caches: list[BlockCache] = []
     made: list[Reader] = []
 
     def make(memory: int = 64 * MIB) -> Reader:
-        if not readers:
-            readers.append(Readers(make_client(), Memory(memory)))
-        made.append(Reader(readers[0], "big", etag, len(DATA)))
+        if not caches:
+            caches.append(BlockCache(make_client(), Memory(memory)))
+        made.append(Reader(caches[0], "big", etag, len(DATA)))
         return made[-1]
 
     yield make
@@ -167,13 +168,13 @@ def test_any_reads_get_the_right_bytes_within_the_memory(
         async with fake_s3() as server:
             etag = server.bucket.put("big", DATA, {}).etag
             store = store_of(server)
-            readers = Readers(store, Memory(memory))
-            reader = Reader(readers, "big", etag, len(DATA))
+            cache = BlockCache(store, Memory(memory))
+            reader = Reader(cache, "big", etag, len(DATA))
 
             async def check(offset: int, size: int) -> None:
                 size = min(size, len(DATA) - offset)
                 assert await _read(reader, offset, size) == DATA[offset : offset + size]
-                assert readers.cache.memory.used <= memory
+                assert cache.memory.used <= memory
 
             waiting: list[asyncio.Task[None]] = []
             at = 0
@@ -185,10 +186,10 @@ def test_any_reads_get_the_right_bytes_within_the_memory(
                     await waiting[-1]
             await asyncio.gather(*waiting)
             reader.close()
-            await readers.cache.end()
+            await cache.end()
             store.close()
-            assert readers.cache.status().versions == 0
-            assert readers.cache.memory.used == 0
+            assert cache.status().versions == 0
+            assert cache.memory.used == 0
 
     asyncio.run(run())
 
@@ -239,7 +240,7 @@ async def test_an_object_that_is_shorter_than_it_was_said_to_be_is_an_error(
 ) -> None:
     """Nothing is made up."""
     etag = server.bucket.put("short", b"abc", {}).etag
-    reader = Reader(Readers(make_client(), Memory(MIB)), "short", etag, 10)
+    reader = Reader(BlockCache(make_client(), Memory(MIB)), "short", etag, 10)
     with pytest.raises(RangeError):
         await _read(reader, 0, 10)
     reader.close()
@@ -249,15 +250,15 @@ async def test_the_smallest_objects_fill_no_more_than_the_memory(
     server: FakeS3, make_client: MakeClient
 ) -> None:
     """Many lie in one slab."""
-    readers = Readers(make_client(), Memory(SLAB))
+    cache = BlockCache(make_client(), Memory(SLAB))
     for number in range(300):
         etag = server.bucket.put(f"{number}", b"x" * number, {}).etag
-        reader = Reader(readers, f"{number}", etag, number)
+        reader = Reader(cache, f"{number}", etag, number)
         if number:
             assert await _read(reader, 0, number) == b"x" * number
         reader.close()
-    assert readers.cache.memory.used == SLAB
-    assert readers.cache.status().versions <= 256
+    assert cache.memory.used == SLAB
+    assert cache.status().versions <= 256
 
 
 async def test_all_mounts_of_a_daemon_share_one_memory(server: FakeS3, make_client: MakeClient) -> None:
@@ -265,19 +266,40 @@ async def test_all_mounts_of_a_daemon_share_one_memory(server: FakeS3, make_clie
     memory = Memory.shared(MIB)
     assert Memory.shared(4 * MIB) is memory
     assert memory.size >= 4 * MIB
-    one, two = Readers(make_client(), memory), Readers(make_client(), memory)
+    one, two = BlockCache(make_client(), memory), BlockCache(make_client(), memory)
     etag = server.bucket.put("file", b"data", {}).etag
-    for readers in (one, two):
-        reader = Reader(readers, "file", etag, 4)
+    for cache in (one, two):
+        reader = Reader(cache, "file", etag, 4)
         assert await _read(reader, 0, 4) == b"data"
         reader.close()
     used = memory.used
     assert server.requests == {"GetObject": 2}
-    await one.cache.end()
+    await one.end()
     assert memory.used == used
     reader = Reader(two, "file", etag, 4)
     assert await _read(reader, 0, 4) == b"data"
     reader.close()
     assert server.requests == {"GetObject": 2}
-    await two.cache.end()
+    await two.end()
     assert memory.used == used - SLAB
+
+
+def _window_after(rate: float, latency: float, bandwidth: float, seconds: float) -> int:
+    """Return the window of a stream that reads at most at a rate, of a store of a latency and a bandwidth."""
+    window = Window()
+    at, now = 0.0, 0.0
+    while now < seconds:
+        part = latency + PART_MOST / bandwidth
+        window.waits(int(at), int(at), now)
+        now += part
+        window.took(PART_MOST, part)
+        at += min(window.size, rate * part)
+    return window.size
+
+
+async def test_a_window_grows_by_the_rate_and_by_how_long_parts_take() -> None:
+    """A fast store that is far away needs the most; one that gives no more anyway is not asked for more."""
+    mib = float(MIB)
+    assert _window_after(100 * mib, 0.01, 90 * mib, 20.0) == WINDOW_FREE
+    assert _window_after(600 * mib, 0.015, 90 * mib, 20.0) in range(WINDOW_FREE, 90 * MIB)
+    assert _window_after(2000 * mib, 0.1, 90 * mib, 20.0) == WINDOW_MOST

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from vhostfs.backends.ranges import Ranges
-from vhostfs.backends.s3.reading import Reader, Readers, Target
+from vhostfs.backends.s3.caching.blocks import BlockCache
+from vhostfs.backends.s3.reading import Reader, Target
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.filesystem import WriteBuffer
 
@@ -28,9 +29,9 @@ COPY_PIECE: Final = 8 << 20
 class Contents:
     """A file's bytes. For one event loop; whoever makes them closes them."""
 
-    def __init__(self, readers: Readers, spool: Spool, key: str, etag: str | None, size: int) -> None:
+    def __init__(self, cache: BlockCache, spool: Spool, key: str, etag: str | None, size: int) -> None:
         """The contents of an object, or (etag None) of a file that is not in the bucket yet."""
-        self._readers = readers
+        self._cache = cache
         self.file = spool.new()
         self._reader: Reader | None = None
         self.key = key
@@ -182,7 +183,7 @@ class Contents:
         if there > begin:
             if self._reader is None:
                 assert self.etag is not None
-                self._reader = Reader(self._readers, self.key, self.etag, self.base_size)
+                self._reader = Reader(self._cache, self.key, self.etag, self.base_size)
             await self._reader.read(begin, target, at, at + there - begin)
         target.clear(at + there - begin, at + end - begin)
 

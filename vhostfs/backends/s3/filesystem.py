@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import changed
+from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.caching.disk import Shelf
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM
@@ -24,7 +25,6 @@ from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.operations import fail
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.probing import Probe
-from vhostfs.backends.s3.reading import Readers
 from vhostfs.backends.s3.renaming import Renamer
 from vhostfs.backends.s3.reporting import Reporter
 from vhostfs.backends.s3.scheduling import Pending
@@ -72,7 +72,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         the spool is the journal's. With a shelf, what is read is kept on disk.
         """
         self._local, self._probe = local, probe
-        super().__init__(store, options, Readers(store, memory, shelf), spool, journal)
+        super().__init__(store, options, BlockCache(store, memory, shelf), spool, journal)
         self._renamer = Renamer(
             store, self._names, self._committer.uploads, self._commits.lock, options.directory_limit
         )
@@ -81,7 +81,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     def init(self, session: Session) -> None:
         """Begin, with what is left of earlier sessions and daemons."""
-        self._readers.cache.begin()
+        self._cache.begin()
         self._commits.begin(self._new_contents)
         if self._probe is not None:
             self._probe.begin()
@@ -97,13 +97,13 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             self._drop_contents(node)
             self._names.nodes.drop_unused(node)
         self._siblings.end()
-        await self._readers.cache.end()
+        await self._cache.end()
 
     def close(self) -> None:
         """Give up the store and the spool: no session begins any more."""
         if self._probe is not None:
             self._probe.close()
-        self._readers.cache.close()
+        self._cache.close()
         self._store.close()
         if self._journaling is not None:
             self._journaling.journal.close()
@@ -118,7 +118,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             self._store,
             self._names,
             self._commits,
-            self._readers.cache,
+            self._cache,
             journaling=self._journaling,
             probe=self._probe,
         ).commands()

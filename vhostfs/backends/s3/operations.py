@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import made
+from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.committing import Committer
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.index import NAME as INDEX
@@ -17,7 +18,6 @@ from vhostfs.backends.s3.journaling import Journaling
 from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name, is_reserved
 from vhostfs.backends.s3.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
-from vhostfs.backends.s3.reading import Readers
 from vhostfs.backends.s3.scheduling import Commits
 from vhostfs.backends.s3.siblings import Siblings
 from vhostfs.backends.s3.spool import Spool
@@ -37,16 +37,16 @@ class Operations(Filesystem[Handle]):
     """A bucket of which the operations are elsewhere: what they all need."""
 
     def __init__(
-        self, store: ObjectStore, options: S3Options, readers: Readers, spool: Spool, journal: Journal | None
+        self, store: ObjectStore, options: S3Options, cache: BlockCache, spool: Spool, journal: Journal | None
     ) -> None:
         self._store, self._options = store, options
-        self._readers, self._spool = readers, spool
+        self._cache, self._spool = cache, spool
         self.options = Options(
             entry_seconds=options.seconds, attr_seconds=options.seconds, negative_seconds=options.seconds
         )
         exact = options.metadata is Metadata.FULL
         self._names = Namespace(store, options.prefix, options.seconds, exact=exact)
-        self._siblings = Siblings(self._names, self._readers)
+        self._siblings = Siblings(self._names, self._cache)
         self._journaling = None if journal is None else Journaling(journal, self._names)
         self._committer = Committer(store, self._names, options.conflict, journal)
         self._commits = Commits(
@@ -182,7 +182,7 @@ class Operations(Filesystem[Handle]):
         return contents
 
     def _new_contents(self, node: Node) -> Contents:
-        return Contents(self._readers, self._spool, self._names.key(node), node.etag, node.size)
+        return Contents(self._cache, self._spool, self._names.key(node), node.etag, node.size)
 
     def _drop_contents(self, node: Node) -> None:
         """Give up the contents of a file that nobody has open, unless the bucket does not have them yet."""

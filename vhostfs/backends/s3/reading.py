@@ -15,13 +15,11 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
 from vhostfs.backends.s3.caching.blocks import BlockCache, Fetch, Piece
-from vhostfs.backends.s3.caching.disk import Shelf
 from vhostfs.backends.s3.caching.disk_files import BLOCK
-from vhostfs.backends.s3.caching.memory import Memory
-from vhostfs.backends.s3.store import ObjectStore
 
 PART_LEAST: Final = 1 << 20
 PART_MOST: Final = 4 << 20
@@ -31,6 +29,12 @@ GROWTH: Final = 4
 
 AHEAD_OF_READ: Final = 16
 """No more than so many times what was read is ahead then; twice as far as before it always may be."""
+
+WINDOW_FREE: Final = 64 << 20
+"""How far ahead is fetched as soon as somebody has to wait; beyond, only what a fast and far store needs."""
+
+RATE_SECONDS: Final = 0.05
+"""Over how long a stream's rate is measured."""
 
 STREAMS: Final = 4
 """How many streams of one reader are told apart."""
@@ -91,6 +95,39 @@ class Target:
             piece[:] = bytes(len(piece))
 
 
+@dataclass(slots=True)
+class Window:
+    """How far ahead of a stream is fetched.
+
+    It grows when somebody has to wait. What helps at most is what arrives while a part is on its way, at
+    the rate at which the stream was ever read: a window of twice that is not enlarged any more.
+    """
+
+    size: int = PART_LEAST
+    rate: float = 0.0
+    """The most bytes a second."""
+    seconds: float = inf
+    """The least time that a part of PART_MOST would have taken."""
+    _since: float = 0.0
+    _from: int = -1
+
+    def took(self, size: int, seconds: float) -> None:
+        """Take note of how long a fetch of a size took."""
+        self.seconds = min(self.seconds, seconds * PART_MOST / size)
+
+    def waits(self, position: int, read: int, now: float) -> None:
+        """Take note that one who reads up to a position, and has read so much, has to wait."""
+        if self._from < 0:
+            self._from, self._since = position, now
+        elif now - self._since >= RATE_SECONDS:
+            self.rate = max(self.rate, (position - self._from) / (now - self._since))
+            self._from, self._since = position, now
+        needed = int(2 * self.rate * self.seconds) if self.rate and self.seconds < inf else 0
+        most = min(WINDOW_MOST, max(WINDOW_FREE, needed))
+        grown = max(self.size * 2, min(self.size * GROWTH, read * AHEAD_OF_READ))
+        self.size = max(self.size, min(grown, most))
+
+
 @dataclass(slots=True, eq=False)
 class _Stream:
     """Reads that go on from each other."""
@@ -100,7 +137,7 @@ class _Stream:
     """Where the next read is expected."""
     contiguous: int = 1
     part: int = PART_LEAST
-    window: int = PART_LEAST
+    window: Window = field(default_factory=Window)
     read: int = 0
     """How many bytes of what it passed were asked for."""
     fetched_to: int = 0
@@ -114,21 +151,13 @@ class _Stream:
         return self.position - slack <= offset <= max(self.position + slack, self.fetched_to)
 
 
-class Readers:
-    """What the readers of a mount share: the cache, and the memory that it has for their streams."""
-
-    def __init__(self, store: ObjectStore, memory: Memory, shelf: Shelf | None = None) -> None:
-        """Nothing is cached yet, but perhaps on a disk."""
-        self.cache = BlockCache(store, memory, shelf)
-
-
 class Reader:
     """Reads one version of one object. For one event loop; reads may come at once and in any order."""
 
-    def __init__(self, readers: Readers, key: str, etag: str, size: int) -> None:
+    def __init__(self, cache: BlockCache, key: str, etag: str, size: int) -> None:
         """A reader of an object of a size."""
-        self.cache = readers.cache
-        self._version = readers.cache.version(key, etag, size)
+        self.cache = cache
+        self._version = cache.version(key, etag, size)
         self._size = size
         self._streams: deque[_Stream] = deque()
         self._ends: deque[int] = deque(maxlen=STREAMS)
@@ -174,13 +203,14 @@ class Reader:
     async def _wait(self, piece: Piece, fetch: Fetch, stream: _Stream | None) -> None:
         """Wait for a piece, which then stays until the next await."""
         if stream is not None:
-            grown = max(stream.window * 2, min(stream.window * GROWTH, stream.read * AHEAD_OF_READ))
-            stream.window = min(grown, WINDOW_MOST)
+            stream.window.waits(stream.position, stream.read, asyncio.get_running_loop().time())
         piece.slab.pins += 1
         try:
             await fetch.wait()
         finally:
             piece.slab.pins -= 1
+        if stream is not None:
+            stream.window.took(fetch.end - fetch.begin, asyncio.get_running_loop().time() - fetch.begun)
 
     def _stream_of(self, offset: int, size: int) -> _Stream | None:
         """Return the stream that a read belongs to; None for one that goes on from nothing."""
@@ -201,7 +231,7 @@ class Reader:
             begun = offset > 0 or size >= EAGER_READ
             stream = _Stream(offset, offset + size, contiguous=CONTIGUOUS_READS if begun else 1, read=size)
             if size >= EAGER_READ:
-                stream.window = EAGER_WINDOW
+                stream.window.size = EAGER_WINDOW
             self._streams.append(stream)
             return stream if begun else None
         self._ends.append(offset + size)
@@ -232,9 +262,8 @@ class Reader:
     def _fetch_ahead(self, stream: _Stream) -> None:
         """Fetch so far ahead of what is read as the stream's window says."""
         version = self._version
-        window = min(
-            stream.window, WINDOW_MOST, self.cache.memory.part(stream, asyncio.get_running_loop().time())
-        )
+        now = asyncio.get_running_loop().time()
+        window = min(stream.window.size, self.cache.memory.part(stream, now))
         target = min(self._size, stream.position + window)
         at = max(stream.fetched_to, stream.position // BLOCK * BLOCK)
         while at < target:

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.namespace import Namespace
 from vhostfs.backends.s3.nodes import Node
-from vhostfs.backends.s3.reading import Readers
 from vhostfs.backends.s3.store import ConditionError, ObjectInfo
 
 SMALL: Final = 256 << 10
@@ -56,9 +56,9 @@ class _Order:
 class Siblings:
     """Fetches the neighbours of what is read. For one event loop."""
 
-    def __init__(self, names: Namespace, readers: Readers) -> None:
+    def __init__(self, names: Namespace, cache: BlockCache) -> None:
         """Nothing was read yet."""
-        self._names, self._cache = names, readers.cache
+        self._names, self._cache = names, cache
         self._orders: OrderedDict[int, _Order] = OrderedDict()
         self._under_way: set[asyncio.Task[None]] = set()
         self._bytes = 0

@@ -91,11 +91,12 @@ class Version:
 class Fetch:
     """A request under way, and the pieces that it fills."""
 
-    __slots__ = ("begin", "end", "from_disk", "pieces", "task", "waiters")
+    __slots__ = ("begin", "begun", "end", "from_disk", "pieces", "task", "waiters")
 
     def __init__(self, begin: int, end: int, pieces: list[Piece], *, from_disk: bool) -> None:
         """A fetch of a range; `task` is set at once by who begins it."""
         self.begin, self.end, self.pieces, self.from_disk = begin, end, pieces, from_disk
+        self.begun = asyncio.get_running_loop().time()
         self.waiters = 0
         self.task: asyncio.Task[ObjectInfo | None]
 
