@@ -29,6 +29,7 @@ from vhostfs.backends.s3.counters import Counters
 from vhostfs.backends.s3.standing import Standing
 from vhostfs.backends.s3.store import BrokenAnswerError, ConflictError, StoreError, UnavailableError
 
+THROTTLED_STATUSES: Final = frozenset((429, 503))
 REGION: Final = re.compile(r"[a-zA-Z0-9-]{1,64}")
 
 
@@ -142,7 +143,7 @@ class Performer:
                 # With status 200 the server found out late that it failed, or thinks so.
                 doubtful = doubtful or (operation.changes and response.status in {200, *range(500, 600)})
                 wanted = wanted_delay(response.headers.get("retry-after"))
-                self.counters.throttled += response.status in {429, 503}
+                self.counters.throttled += response.status in THROTTLED_STATUSES
             # Of a store that nobody reaches the guest is told at once, and not after all attempts.
             again = again and not (self.standing.unreachable and not failure.status)
             delay = self._budget.delay(attempt, wanted) if again else None
@@ -203,7 +204,9 @@ class Performer:
         request = Request(operation.method, target, headers, operation.body)
         if self._pool is None:
             self._pool = Pool(place.name, place.port, self._tls, self._options.pool)
+        admission = self._pool.admission
         async with self._pool.connection(fresh=fresh) as connection:
+            epoch = admission.epoch
             self.counters.requests[operation.name] += 1
             if operation.hedge is not None:
                 operation.hedge.runs_on(connection)
@@ -214,6 +217,10 @@ class Performer:
                 return operation.place(status, found)
 
             response = await connection.exchange(request, note)
+            if response.status in THROTTLED_STATUSES:
+                admission.throttled(epoch)
+            else:
+                admission.answered()
         if operation.body:
             self.counters.sent += sum(memoryview(piece).nbytes for piece in operation.body)
         return response

@@ -13,6 +13,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Final
 
+from vhostfs.backends.s3.client.admission import Admission
 from vhostfs.backends.s3.client.connection import Connection, connect
 from vhostfs.backends.s3.store import UnavailableError
 
@@ -61,7 +62,7 @@ class Pool:
         self._host, self._port, self._tls, self._options = host, port, tls, options
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self._free = asyncio.Semaphore(options.limit)
+        self.admission = Admission(options.limit)
         self._addresses: list[str] = []
         self._resolved_at = float("-inf")
         self._shunned: dict[str, float] = {}
@@ -76,13 +77,13 @@ class Pool:
 
     async def take(self, fresh: bool) -> Connection:
         """Return a connection, which is to be given back."""
-        await self._free.acquire()
+        await self.admission.enter()
         try:
             connection = None if fresh else self._take_idle()
             if connection is None:
                 connection = await self._connect()
         except BaseException:
-            self._free.release()
+            self.admission.leave()
             raise
         self._busy.add(connection)
         return connection
@@ -91,7 +92,7 @@ class Pool:
         """Take a connection back, which is kept if it is still of use."""
         self._busy.discard(connection)
         self._put_back(connection)
-        self._free.release()
+        self.admission.leave()
 
     def close(self) -> None:
         """End all connections, those in use too."""
