@@ -465,3 +465,29 @@ async def test_what_the_journal_has_no_room_for_goes_to_the_bucket(
         await client.truncate("/cut", 10)
         found = {key: each.data for key, each in server.bucket.objects.items()}
         assert found == {"file": DATA, "link": b"target", "d/": b"", "cut": DATA[:10]}
+
+
+async def test_what_a_killed_daemon_had_sent_may_arrive_late(
+    mounted: Mounted, server: FakeS3, tmp_path: Path
+) -> None:
+    """After the next one has looked for it: it is known as what it is."""
+    async with mounted() as (client, filesystem):
+        await client.write_bytes("/file", DATA)
+        await client.symlink("target", "/link")
+        killed = _killed(tmp_path)
+        server.held["PutObject"] = release = asyncio.Event()
+        sent = asyncio.ensure_future(filesystem.sync())
+        while server.requests["PutObject"] < 2:
+            await server.changed()
+        async with mounted(killed) as (_, later):
+            while server.requests["PutObject"] < 4:
+                await server.changed()
+            release.set()
+            await later.recovered()
+            assert later.pending().files == 0
+            assert not later.kept()
+        await sent
+    assert {key: each.data for key, each in server.bucket.objects.items()} == {
+        "file": DATA,
+        "link": b"target",
+    }

@@ -96,12 +96,16 @@ class Committer:
                         raise
                 except ConditionError:
                     # What a daemon has sent that was killed may arrive after the next has looked for it.
-                    if not left or not await self._is_late(node, contents):
+                    if not left or not await self._is_late(node):
                         raise
         if node.pending and not node.gone and not (contents is not None and contents.changed):
             if node.etag is None:
-                await self.make(node, node.intent.body if node.intent is not None else b"")
-            else:
+                try:
+                    await self.make(node, node.intent.body if node.intent is not None else b"")
+                except ConditionError:
+                    if not await self._is_late(node):
+                        raise
+            if node.pending and node.etag is not None:
                 await self._commit_attributes(node, node.etag)
 
     def stream(self, node: Node) -> None:
@@ -145,7 +149,7 @@ class Committer:
         known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent)
         return known is not None and known > intent.sequence
 
-    async def _is_late(self, node: Node, contents: Contents) -> bool:
+    async def _is_late(self, node: Node) -> bool:
         """Tell whether the object that is in the way is a state of the same file, and go on from there."""
         if node.intent is None or self._journal is None:
             return False
@@ -155,9 +159,11 @@ class Committer:
             return False
         if self._journal.knows(found.headers.metadata.get(NONCE, ""), node.intent) is None:
             return False
-        node.etag = contents.etag = found.etag
-        contents.base_size = min(contents.base_size, found.size)
-        contents.forget_reader()
+        node.etag = found.etag
+        if node.contents is not None:
+            node.contents.etag = found.etag
+            node.contents.base_size = min(node.contents.base_size, found.size)
+            node.contents.forget_reader()
         return True
 
     async def look_for(self, node: Node, intent: Intent) -> None:
