@@ -491,3 +491,21 @@ async def test_what_a_killed_daemon_had_sent_may_arrive_late(
         "file": DATA,
         "link": b"target",
     }
+
+
+async def test_who_is_interrupted_while_closing_loses_nothing(mounted: Mounted, server: FakeS3) -> None:
+    """What was on its way arrives, and is known when the file is closed for good."""
+    async with mounted(write=Write.SYNC) as (client, filesystem):
+        entry, opened = await client.create_at(client.root, "file", os.O_WRONLY, 0o600)
+        await client.write(entry.nodeid, opened.fh, 0, DATA)
+        server.held["PutObject"] = release = asyncio.Event()
+        flushing = asyncio.ensure_future(client.flush(entry.nodeid, opened.fh))
+        while not server.requests["PutObject"]:
+            await server.changed()
+        client.interrupt()
+        await _refused(errno.EINTR, flushing)
+        release.set()
+        await client.release(entry.nodeid, opened.fh)
+        assert not filesystem.kept()
+        assert server.requests["PutObject"] == 1
+    assert server.bucket.objects["file"].data == DATA

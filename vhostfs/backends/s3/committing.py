@@ -146,24 +146,28 @@ class Committer:
             found = await self._store.head(intent.key)
         except MissingError:
             return False
-        known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent)
+        known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent.number)
         return known is not None and known > intent.sequence
 
     async def _is_late(self, node: Node) -> bool:
         """Tell whether the object that is in the way is a state of the same file, and go on from there."""
-        if node.intent is None or self._journal is None:
+        contents = node.contents
+        number = None if contents is None else contents.file.number
+        if node.intent is not None:
+            number = node.intent.number
+        if number is None or self._journal is None:
             return False
         try:
             found = await self._store.head(self._namespace.key(node))
         except MissingError:
             return False
-        if self._journal.knows(found.headers.metadata.get(NONCE, ""), node.intent) is None:
+        if self._journal.knows(found.headers.metadata.get(NONCE, ""), number) is None:
             return False
         node.etag = found.etag
-        if node.contents is not None:
-            node.contents.etag = found.etag
-            node.contents.base_size = min(node.contents.base_size, found.size)
-            node.contents.forget_reader()
+        if contents is not None:
+            contents.etag = found.etag
+            contents.base_size = min(contents.base_size, found.size)
+            contents.forget_reader()
         return True
 
     async def look_for(self, node: Node, intent: Intent) -> None:
@@ -179,7 +183,7 @@ class Committer:
         intent.recovered = False
         known = None
         if found is not None:
-            known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent)
+            known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent.number)
         there = None if found is None else found.etag
         is_deleted = intent.deleting and there != intent.etag
         if is_deleted or (known is not None and known > intent.sequence):

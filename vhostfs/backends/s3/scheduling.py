@@ -139,11 +139,24 @@ class Commits:
                 del self._locks[node.number]
 
     async def now(self, node: Node) -> None:
-        """Commit all changes of a file or directory; raise StoreError, and keep them."""
+        """Commit all changes of a file or directory; raise StoreError, and keep them.
+
+        Who is interrupted stops to wait; the commit goes on, lest nobody know what became of it.
+        """
         if node.number in self._locks or (node.is_changed and not node.gone):
-            async with self.lock(node):
-                if node.is_changed and not node.gone:
-                    await self._commit(node)
+            task = asyncio.ensure_future(self._locked_commit(node))
+            self._under_way.add(task)
+            task.add_done_callback(self._under_way.discard)
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError:
+                task.add_done_callback(lambda task: _keep_error(node, task))
+                raise
+
+    async def _locked_commit(self, node: Node) -> None:
+        async with self.lock(node):
+            if node.is_changed and not node.gone:
+                await self._commit(node)
 
     async def look(self, node: Node) -> None:
         """See whether what was found of a file in the journal is in the bucket already, if it can be seen."""
@@ -602,3 +615,9 @@ class Commits:
         local = [node for node in self._names.nodes if node.is_local and not node.gone]
         await asyncio.gather(*map(attempt, local))
         await self._committer.uploads.settled()
+
+
+def _keep_error(node: Node, task: asyncio.Task[None]) -> None:
+    """Have the error of a commit that nobody waits for told later."""
+    if not task.cancelled() and isinstance(error := task.exception(), OSError):
+        node.error = error

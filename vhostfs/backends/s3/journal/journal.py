@@ -86,11 +86,11 @@ class Journal:
         """Return what tells of an object that it holds all that was entered of an intent so far."""
         return f"{self.name}.{number}.{self.next_sequence():x}"
 
-    def knows(self, nonce: str, intent: Intent) -> int | None:
+    def knows(self, nonce: str, number: str) -> int | None:
         """Return which state of an intent an object has that carries a nonce; None for another's object."""
         name, _, rest = nonce.partition(".")
-        number, _, sequence = rest.partition(".")
-        if name != self.name or number != intent.number:
+        its_number, _, sequence = rest.partition(".")
+        if name != self.name or its_number != number:
             return None
         try:
             return int(sequence, 16)
