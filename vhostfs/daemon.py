@@ -8,6 +8,7 @@ descriptors alone, and only then is anybody told that they can connect.
 from __future__ import annotations
 
 import codecs
+import gc
 import importlib
 import logging
 import os
@@ -108,6 +109,7 @@ def run(configuration: Configuration, notices: Sequence[str], environment: Mutab
         if control is not None:
             devices = {each.name: each.made for each in served}
             controlling = partial(keep_controlled, control, devices, network=in_reach(configuration))
+        gc.freeze()  # it stays: collections of garbage, for which all wait, need not look at it
         return anyio.run(
             _serve_all,
             served,

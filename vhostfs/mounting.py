@@ -11,6 +11,7 @@ A directory in place of the file system is served as it is, by the data plane al
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -360,11 +361,14 @@ def _threads() -> int:
 
 
 def run(text: str, mountpoint: Path, options: MountOptions, *, threads: int | None, foreground: bool) -> int:
-    """Mount what a command line says; return the exit status, when it ends or, in the background, serves."""
+    """Mount what a command line says; return the exit status, when it ends or, in the background, serves.
+
+    What is in memory when it serves stays there: collections of garbage need not look at it (gc.freeze).
+    """
     if foreground:
         logs.set_up(LogSettings())
         found, control = _found(text, mountpoint, options)
-        _mount_until_told(found, mountpoint, options, threads, control, lambda: None)
+        _mount_until_told(found, mountpoint, options, threads, control, gc.freeze)
         return 0
     waiting, telling = os.pipe()
     child = os.fork()
@@ -377,6 +381,7 @@ def run(text: str, mountpoint: Path, options: MountOptions, *, threads: int | No
     os.setsid()
 
     def leave() -> None:
+        gc.freeze()
         logs.set_up(LogSettings(destination=LogDestination.SYSLOG))
         os.chdir("/")
         null = os.open("/dev/null", os.O_RDWR)
