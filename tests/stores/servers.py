@@ -40,6 +40,8 @@ class Place:
     """Make one whose secret is wrong."""
     make_lost: Callable[[], ObjectStore]
     """Make one of a bucket that is not there."""
+    make_unknowing: Callable[[], ObjectStore]
+    """Make one that takes the server for one that heeds everything."""
     differing: frozenset[str]
 
     def differs(self, key: str) -> bool:
@@ -79,8 +81,10 @@ class Server:
         """Provide a bucket that is there."""
         with ExitStack() as stack:
 
-            def client(bucket: str, credentials: Credentials) -> ObjectStore:
-                client = S3Client(self._options(bucket), Keychain([GivenSource(credentials)]))
+            def client(
+                bucket: str, credentials: Credentials, heeded: Capabilities | None = None
+            ) -> ObjectStore:
+                client = S3Client(self._options(bucket, heeded), Keychain([GivenSource(credentials)]))
                 stack.callback(client.close)
                 return client
 
@@ -89,15 +93,16 @@ class Server:
                 lambda: client(bucket, self.credentials),
                 lambda: client(bucket, wrong),
                 lambda: client("no-such-bucket", self.credentials),
+                lambda: client(bucket, self.credentials, Capabilities()),
                 differences(self.name),
             )
 
-    def _options(self, bucket: str) -> ClientOptions:
+    def _options(self, bucket: str, heeded: Capabilities | None = None) -> ClientOptions:
         return ClientOptions(
             bucket,
             url=self.url,
             retry=RetryOptions(base_seconds=0.01),
-            capabilities=HEEDED.get(self.name, Capabilities()),
+            capabilities=heeded or HEEDED.get(self.name, Capabilities()),
         )
 
 
@@ -114,6 +119,7 @@ async def fake_place() -> AsyncIterator[Place]:
 def obstore_place(name: str, store: Any, traits: Traits) -> Iterator[Place]:
     """Provide an empty store of obstore, which nobody is denied."""
     yield Place(
+        lambda: ObstoreStore(store, name, traits),
         lambda: ObstoreStore(store, name, traits),
         lambda: ObstoreStore(store, name, traits),
         lambda: ObstoreStore(store, name, traits),

@@ -59,8 +59,9 @@ LACKS: Final[Mapping[str, str]] = {
 """What is compared by HEAD instead, by the field of Capabilities."""
 
 INSTEAD: Final[Mapping[str, str]] = {
-    "multipart": "it has no uploads in parts: files over 8 MiB cannot be written",
+    "multipart": "it has no uploads in parts: files over 8 MiB are sent by one request",
     "copy_part": "it does not copy parts: a large file that changes in part is written as a whole",
+    "conditional_copy_part": "it copies parts of any version: that it was the right one is seen when all are there",
     "replace_metadata": "it does not replace metadata: up to 8 MiB, files are written anew for it",
 }
 
@@ -223,12 +224,15 @@ class Probe:
             return replace(found, multipart=False, copy_part=False, conditional_complete=False)
         try:
             copied = await self._can(store.upload_copy(key, upload, 1, key, 0, len(BODY), source_match=etag))
+            sure = not copied or await self._heeds(
+                store.upload_copy(key, upload, 1, key, 0, len(BODY), source_match=OTHER)
+            )
             part = await store.upload_part(key, upload, 1, [BODY])
             heeds = await self._heeds(store.upload_complete(key, upload, [part], if_match=OTHER))
         finally:
             with suppress(StoreError):
                 await store.upload_abort(key, upload)
-        return replace(found, copy_part=copied, conditional_complete=heeds)
+        return replace(found, copy_part=copied, conditional_copy_part=sure, conditional_complete=heeds)
 
     async def _heeds(self, request: Coroutine[Any, Any, Any]) -> bool:
         """Tell whether a request whose condition does not hold is refused for that."""
