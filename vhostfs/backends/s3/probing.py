@@ -61,7 +61,7 @@ LACKS: Final[Mapping[str, str]] = {
 INSTEAD: Final[Mapping[str, str]] = {
     "multipart": "it has no uploads in parts: files over 8 MiB are sent by one request",
     "copy_part": "it does not copy parts: a large file that changes in part is written as a whole",
-    "conditional_copy_part": "it copies parts of any version: that it was the right one is seen when all are there",
+    "conditional_copy_part": "it copies parts of any version: which it was is seen at the end of an upload",
     "replace_metadata": "it does not replace metadata: up to 8 MiB, files are written anew for it",
 }
 
