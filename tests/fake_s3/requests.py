@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote_plus, unquote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -176,15 +176,20 @@ def _delete_many(bucket: Bucket, asked: Asked) -> Answer:
     return Answer(200, {}, _document("<DeleteResult></DeleteResult>"))
 
 
+def _encoded(key: str) -> str:
+    """Return a key as S3 encodes it in documents: a space as a plus sign."""
+    return quote_plus(key, safe="/")
+
+
 def _list(bucket: Bucket, asked: Asked) -> Answer:
     query = asked.query
     token = query.get("continuation-token")
     after = bytes.fromhex(token).decode() if token else query.get("start-after", "")
     most = min(int(query.get("max-keys", "1000")), 1000)
     found, prefixes, following = bucket.page(query.get("prefix", ""), query.get("delimiter", ""), after, most)
-    coded: Callable[[str], str] = quote if query.get("encoding-type") == "url" else escape
+    coded: Callable[[str], str] = _encoded if query.get("encoding-type") == "url" else escape
     parts = ['<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">']
-    parts.append("<EncodingType>url</EncodingType>" if coded is quote else "")
+    parts.append("<EncodingType>url</EncodingType>" if coded is _encoded else "")
     parts.append(f"<IsTruncated>{'true' if following is not None else 'false'}</IsTruncated>")
     if following is not None:
         parts.append(f"<NextContinuationToken>{following.encode().hex()}</NextContinuationToken>")
@@ -269,7 +274,7 @@ def _list_parts(bucket: Bucket, asked: Asked) -> Answer:
 def _list_uploads(bucket: Bucket, asked: Asked) -> Answer:
     prefix = asked.query.get("prefix", "")
     listed = "".join(
-        f"<Upload><Key>{quote(upload.key)}</Key><UploadId>{name}</UploadId>"
+        f"<Upload><Key>{_encoded(upload.key)}</Key><UploadId>{name}</UploadId>"
         f"<Initiated>{_time(upload.begun)}</Initiated></Upload>"
         for name, upload in bucket.uploads.items()
         if upload.key.startswith(prefix)

@@ -79,6 +79,14 @@ async def test_ten_thousand_files_are_listed_with_their_sizes_in_ten_requests(
     assert server.requests.total() <= 12
 
 
+async def test_spaces_and_plus_signs_are_told_apart_in_listings(client: Client, server: FakeS3) -> None:
+    """S3 encodes the one as the other."""
+    for name in ("a b", "a+b", "a%20b", "c d/e f", "ü +%/x"):
+        server.bucket.put(f"d/{name}", DATA, {})
+    assert await client.listdir("/d") == sorted(["a b", "a+b", "a%20b", "c d", "ü +%"])
+    assert await client.read_bytes("/d/a+b") == DATA
+
+
 async def test_the_same_question_at_the_same_time_is_asked_once(client: Client, server: FakeS3) -> None:
     """However many ask."""
     server.bucket.put("a", DATA, {})

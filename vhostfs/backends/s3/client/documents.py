@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
@@ -234,7 +234,8 @@ def _listed(element: ElementTree.Element, space: str, encoded: bool) -> Listed:
 
 
 def _key(text: str, encoded: bool) -> str:
-    return unquote(text, errors="surrogateescape") if encoded and "%" in text else text
+    # As in forms, a space is a plus sign, and a plus sign is encoded.
+    return unquote_plus(text, errors="surrogateescape") if encoded and ("%" in text or "+" in text) else text
 
 
 def _local(element: ElementTree.Element) -> str:
