@@ -44,6 +44,21 @@ mkdir -p deep/er && mv program deep/er/program && mv deep moved
 tar -cf moved/all.tar *.c && head -c 3000000 /dev/zero | tr '\\0' x >moved/large
 """
 
+MAKE_ARCHIVE = """
+set -e
+mkdir /tmp/many && cd /tmp/many && mkdir one two
+for i in $(seq 150); do echo "$i" >one/file$i; echo "$i" >two/file$i; done
+chmod 755 one/file1 && touch -d @1234567890 two/file150
+for i in $(seq 10); do ln -s file$i one/link$i; done
+chown -R 1000:1000 . && tar -cf /tmp/many.tar .
+"""
+
+UNPACK = """
+set -e
+mkdir {bucket}/unpacked && cd {bucket}/unpacked && tar -xf /tmp/many.tar && sync -f .
+find . | wc -l
+"""
+
 FIND_AGAIN = """
 set -e
 cd {bucket}/cloned
@@ -95,9 +110,15 @@ def test_a_repository_on_a_bucket_outlives_its_guest(
             daemon = stack.enter_context(Daemon(place, tmp_path, "bucket", mounts={"/": bucket}))
             # Another guest, whatever a lane's guests are otherwise used for.
             guest = stack.enter_context((lane.own_guest if number else lane.guest_with)([daemon]))
+            mounted = guest.mount("bucket")
             if number == 0:
                 guest.run(MAKE_REPOSITORY)
-            said = guest.run(script.format(bucket=guest.mount("bucket")), timeout=240)
+                guest.run(MAKE_ARCHIVE)
+                store.requests.clear()
+                entries = int(guest.run(UNPACK.format(bucket=mounted), timeout=240))
+                assert entries == 313
+                assert store.requests.total() <= 1.1 * entries, store.requests
+            said = guest.run(script.format(bucket=mounted), timeout=240)
     assert said.split()[-2:] == ["32", "0"]
     assert "?? moved/" in said
     assert store.bucket.objects["cloned/link.c"].data == b"main.c"
