@@ -597,7 +597,10 @@ void fuse_rings_prepare(struct fuse_reader *reader, const struct request *init)
 
 void fuse_rings_begin(struct fuse_rings *rings)
 {
-    uint64_t flags = atomic_load(&rings->device->environment->session->flags);
+    const struct session *session = rings->device->environment->session;
+    if (atomic_load(&session->minor) == 0)
+        return; /* it comes once more, with a version that is ours */
+    uint64_t flags = atomic_load(&session->flags);
     pthread_mutex_lock(&rings->lock);
     rings->begun = (flags & FUSE_INIT_OVER_IO_URING) != 0;
     rings->ended = !rings->begun;

@@ -159,13 +159,15 @@ static size_t call(uint32_t opcode, const void *body, size_t size, void *out, si
     if (size > 0)
         memcpy(message + sizeof(in), body, size);
     CHECK_EQUAL(send(kernel, message, in.len, 0), in.len);
-    ssize_t received = recv(kernel, out, room, 0);
+    ssize_t received;
+    do {
+        received = recv(kernel, out, room, 0);
+    } while (received < 0 && errno == EINTR); /* the end of a ring that this thread had interrupts it */
     CHECK(received >= (ssize_t)sizeof(struct fuse_out_header));
     return (size_t)received;
 }
 
-/* The flags that a device answers to a kernel which offers rings. */
-static uint64_t offer_rings(bool io_uring)
+static void attach(bool io_uring)
 {
     guest_create(&guest, &(struct guest_options){
                              .size = 1 << 20, .queues = 2, .pool_threads = 1, .io_uring = io_uring});
@@ -176,16 +178,27 @@ static uint64_t offer_rings(bool io_uring)
     CHECK_EQUAL(setsockopt(kernel, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)), 0);
     CHECK_EQUAL(vhostfs_device_attach_fuse(guest.device, ends[1], 2), 0);
     close(ends[1]);
+}
+
+/* The flags that are answered to a kernel of some major version which offers rings. */
+static uint64_t say_init(uint32_t major)
+{
     struct {
         struct fuse_out_header header;
         struct fuse_init_out init;
     } out;
-    struct fuse_init_in in = {.major = 7,
+    struct fuse_init_in in = {.major = major,
                               .minor = 45,
                               .flags = FUSE_INIT_INIT_EXT,
                               .flags2 = (uint32_t)(FUSE_INIT_OVER_IO_URING >> 32)};
     CHECK_EQUAL(call(FUSE_INIT, &in, sizeof(in), &out, sizeof(out)), sizeof(out));
     return out.init.flags | (uint64_t)out.init.flags2 << 32;
+}
+
+static uint64_t offer_rings(bool io_uring)
+{
+    attach(io_uring);
+    return say_init(7);
 }
 
 static void await_text(const char *text)
@@ -212,6 +225,15 @@ static void check_served_and_end(void)
 static void requests_go_on_where_the_kernel_refuses_its_entries(void)
 {
     CHECK(offer_rings(true) & FUSE_INIT_OVER_IO_URING);
+    await_text("as the kernel refuses");
+    check_served_and_end();
+}
+
+static void a_newer_kernel_is_served_when_it_has_asked_again(void)
+{
+    attach(true);
+    CHECK_EQUAL(say_init(8), 0);
+    CHECK(say_init(7) & FUSE_INIT_OVER_IO_URING);
     await_text("as the kernel refuses");
     check_served_and_end();
 }
@@ -254,7 +276,9 @@ int main(void)
     PROMISE(processors_are_counted_as_the_kernel_lists_them);
     PROMISE(without_leave_no_offer_is_taken);
     PROMISE(a_connection_ends_though_its_rings_just_begin);
-    if (host_has_it())
+    if (host_has_it()) {
         PROMISE(requests_go_on_where_the_kernel_refuses_its_entries);
+        PROMISE(a_newer_kernel_is_served_when_it_has_asked_again);
+    }
     return 0;
 }
