@@ -120,7 +120,8 @@ class Ceph:
         """Let a program run, in the foreground as it sees it."""
         with (self._directory / f"{program}.log").open("wb") as log:
             process = subprocess.Popen(
-                self._command(program, ("-f", *arguments)),
+                # They end with this process, also where that is killed.
+                ["setpriv", "--pdeathsig", "KILL", *self._command(program, ("-f", *arguments))],
                 cwd=self._directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
