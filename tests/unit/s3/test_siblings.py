@@ -119,8 +119,8 @@ async def test_failures_of_what_nobody_asked_for_are_nobodys(client: Client, ser
         await _read(client, number)
     server.latency = 0.01
     await client.stat("/d/002")
-    server.fail(Kind.STATUS, "GetObject", status=403, code="AccessDenied", times=20)
-    with pytest.raises(PermissionError):
+    server.fail(Kind.STATUS, "GetObject", status=404, code="NoSuchKey", times=20)
+    with pytest.raises(FileNotFoundError):
         await _read(client, 2)
     server.faults.clear()
     for number in range(3, 60):
@@ -194,3 +194,26 @@ async def test_pages_of_two_versions_are_never_kept_together(
             await client.read(node, keeping.fh, 0, 10)
         await client.release(node, keeping.fh)
         assert await client.read_bytes("/file") == b"c" * 100_000
+
+
+async def test_a_sibling_that_is_written_while_it_is_fetched_stays_what_was_written(
+    make_filesystem: MakeFilesystem, server: FakeS3
+) -> None:
+    """What the request for the old object tells of it comes too late."""
+    for number in range(10):
+        server.bucket.put(f"{number}", b"old", {"x-amz-meta-uid": "1"})
+    async with mount(make_filesystem()) as client:
+        await client.listdir("/")
+        for number in range(10):
+            await client.stat(f"/{number}")
+        await client.read_bytes("/0")
+        await client.read_bytes("/1")
+        server.fail(Kind.SLOW, "GetObject", seconds=0.3, times=8)
+        await client.read_bytes("/1")
+        await client.write_bytes("/5", b"newer")
+        await client.chown("/6", 7, 7)
+        assert await client.read_bytes("/9") == b"old"  # the last one that was asked for
+        assert (await client.stat("/5")).size == 5
+        assert await client.read_bytes("/5") == b"newer"
+        assert (await client.stat("/6")).uid == 7
+    assert server.bucket.objects["6"].headers["x-amz-meta-uid"] == "7"

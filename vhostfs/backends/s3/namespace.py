@@ -27,7 +27,15 @@ from vhostfs.backends.s3.listing import Listing
 from vhostfs.backends.s3.metadata import PosixMetadata, decoded
 from vhostfs.backends.s3.nodes import Node, NodeTable
 from vhostfs.backends.s3.probing import NAME as PROBE
-from vhostfs.backends.s3.store import BrokenAnswerError, Listed, MissingError, ObjectInfo, ObjectStore, Page
+from vhostfs.backends.s3.store import (
+    BrokenAnswerError,
+    Listed,
+    MissingError,
+    ObjectInfo,
+    ObjectStore,
+    Page,
+    StoreError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -128,16 +136,20 @@ class Namespace:
     async def learn(self, node: Node, ask: Callable[[], Awaitable[ObjectInfo | None]]) -> None:
         """Know a file's metadata by a request that asks for more; who wants it meanwhile waits for that one.
 
-        Where that request turns out not to tell it, HEAD does. Nothing is asked if HEAD is under way.
+        Where that request fails, or does not tell it, HEAD does. Nothing is asked if HEAD is under way.
         """
 
         async def answered() -> None:
-            info = await ask()
-            if info is None:
-                if node.posix is None:
-                    await self._head(node)
-            elif not (node.is_local or node.gone):
+            try:
+                info = await ask()
+            except StoreError:
+                info = None
+            if node.posix is not None or node.is_local or node.gone:
+                return  # what is known by now may be newer
+            if info is not None and info.etag == node.etag:
                 self._see_object(node, info)
+            else:
+                await self._head(node)
 
         await self._once(node.number, answered)
 

@@ -19,7 +19,7 @@ from typing import Final
 from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.namespace import Namespace
 from vhostfs.backends.s3.nodes import Node
-from vhostfs.backends.s3.store import ConditionError, ObjectInfo
+from vhostfs.backends.s3.store import ObjectInfo
 
 SMALL: Final = 256 << 10
 """The largest file that counts."""
@@ -121,8 +121,6 @@ class Siblings:
         size = node.size
         try:
             await self._names.learn(node, lambda: self._get(node))
-        except ConditionError:
-            node.posix, node.expires = None, 0.0  # who opens it asks what it is now
         except OSError:
             pass  # who opens it is told
         finally:
