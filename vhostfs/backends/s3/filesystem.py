@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from typing import Final, NoReturn
 
 from vhostfs.backends.s3.attributes import changed
@@ -325,10 +325,14 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         return self._entries(self._directory(node))
 
     async def _entries(self, directory: Node) -> AsyncIterator[DirEntry]:
-        yield DirEntry(".", directory.number, FileType.DIRECTORY)
-        yield DirEntry("..", (directory.parent or directory).number, FileType.DIRECTORY)
-        async for child in self._names.entries(directory):
-            yield DirEntry.of(child.name, self._entry(child))
+        async with aclosing(self._names.entries(directory)) as children:
+            first = await anext(children, None)  # an error is told before anything is listed
+            yield DirEntry(".", directory.number, FileType.DIRECTORY)
+            yield DirEntry("..", (directory.parent or directory).number, FileType.DIRECTORY)
+            if first is not None:
+                yield DirEntry.of(first.name, self._entry(first))
+            async for child in children:
+                yield DirEntry.of(child.name, self._entry(child))
 
     # ---- The whole ----
 

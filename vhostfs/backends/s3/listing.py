@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
 from vhostfs.backends.s3.nodes import Node
@@ -21,6 +21,7 @@ class Listing:
         self._found: list[Node] = []
         self._furthest = 0
         self._followers = 0
+        self._abandoned = False
         self._more = asyncio.Event()
         self._wanted = asyncio.Event()
         self._task = asyncio.ensure_future(self._fetch())
@@ -29,9 +30,9 @@ class Listing:
     @property
     def has_ended(self) -> bool:
         """Tell whether all is known, or nothing more will be."""
-        return self._task.done()
+        return self._abandoned or self._task.done()
 
-    async def follow(self) -> AsyncIterator[Node]:
+    async def follow(self) -> AsyncGenerator[Node]:
         """Yield all entries, from the first one on; raise what listing has failed with."""
         self._followers += 1
         at = 0
@@ -51,6 +52,7 @@ class Listing:
         finally:
             self._followers -= 1
             if not self._followers:
+                self._abandoned = True
                 self._task.cancel()
 
     async def _fetch(self) -> None:

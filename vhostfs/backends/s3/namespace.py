@@ -16,8 +16,8 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any, Final
 
@@ -158,7 +158,7 @@ class Namespace:
         async for _ in self.entries(directory):
             pass
 
-    async def entries(self, directory: Node) -> AsyncIterator[Node]:
+    async def entries(self, directory: Node) -> AsyncGenerator[Node]:
         """Yield the children of a directory, each page of a listing as it comes."""
         if directory.listed_until > monotonic():
             for child in _sorted(directory.children.values()):
@@ -170,11 +170,12 @@ class Namespace:
             listing = self._listings[directory.number] = Listing(self._list(directory))
         shown: set[int] = set()
         try:
-            async for child in listing.follow():
-                current = directory.children.get(child.name)  # it may be another one by now, or none
-                if current is not None and current.number not in shown:
-                    shown.add(current.number)
-                    yield current
+            async with aclosing(listing.follow()) as found:
+                async for child in found:
+                    current = directory.children.get(child.name)  # it may be another one by now, or none
+                    if current is not None and current.number not in shown:
+                        shown.add(current.number)
+                        yield current
         finally:
             if listing.has_ended and self._listings.get(directory.number) is listing:
                 del self._listings[directory.number]
