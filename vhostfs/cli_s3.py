@@ -89,7 +89,13 @@ def run(parsed: argparse.Namespace) -> int:
         case "cache":
             status = tell("s3-cache-clear" if parsed.what == "clear" else "s3-status")
             _print(
-                _table({name: status[name] for name in ("known names", "memory", "cache") if name in status})
+                _table(
+                    {
+                        name: status[name]
+                        for name in ("known names", "memory", "cache", "disk cache")
+                        if name in status
+                    }
+                )
             )
     return 0
 

@@ -57,6 +57,7 @@ class Reporter:
         """Return what there is to tell, as JSON has it: counts since the mount began, sizes in bytes."""
         counters, standing = self._store.counters, self._store.standing
         pending = self._commits.pending()
+        cached = self._cache.status()
         return {
             "store": standing.name,
             "trouble": standing.trouble,
@@ -73,6 +74,7 @@ class Reporter:
             "hidden keys": self._names.hidden,
             "memory": self._cache.memory.used,
             "cache": asdict(self._cache.counters),
+            "disk cache": {} if cached.disk is None else asdict(cached.disk),
             "unwritten files": pending.files,
             "unwritten bytes": pending.bytes,
             "unwritten for seconds": pending.oldest_seconds,

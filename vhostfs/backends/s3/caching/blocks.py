@@ -125,6 +125,8 @@ class CacheStatus:
 
     size: int
     used: int
+    evicted: int
+    """Bytes that had to go from memory to make room, of all mounts."""
     versions: int
     disk: DiskStatus | None
 
@@ -152,7 +154,7 @@ class BlockCache:
     def status(self) -> CacheStatus:
         """Return how full it is."""
         disk = None if self.disk is None else self.disk.status()
-        return CacheStatus(self.memory.size, self.memory.used, len(self._versions), disk)
+        return CacheStatus(self.memory.size, self.memory.used, self.memory.evicted, len(self._versions), disk)
 
     def clear(self) -> None:
         """Forget all that nobody is reading just now, and what is on disk."""

@@ -16,8 +16,6 @@ class CacheCounters:
     served: int = 0
     fetched: int = 0
     """From the store, in vain too."""
-    evicted: int = 0
-    """From memory, to make room."""
     prefetched: int = 0
     """Files that were fetched because their neighbours had been read."""
     disk_hits: int = 0
@@ -26,6 +24,5 @@ class CacheCounters:
     """Blocks that were written to disk."""
     disk_skipped: int = 0
     """Blocks that were not written: the disk had too much to do, or no room."""
-    disk_evicted: int = 0
     damaged: int = 0
     """Blocks and files of the disk that were not what was written."""

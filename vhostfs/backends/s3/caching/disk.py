@@ -58,6 +58,8 @@ class DiskStatus:
     size: int
     used: int
     files: int
+    evicted: int
+    """Files that were removed to make room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class DiskCache:
         self._owners = 0
         self._files: OrderedDict[str, CacheFile] = OrderedDict()
         self._used = 0
+        self._evicted = 0
         self._opened: OrderedDict[CacheFile, None] = OrderedDict()
         self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
@@ -164,7 +167,7 @@ class DiskCache:
 
     def status(self) -> DiskStatus:
         """Return how full it is."""
-        return DiskStatus(self._size, self._used, len(self._files))
+        return DiskStatus(self._size, self._used, len(self._files), self._evicted)
 
     def clear(self) -> None:
         """Remove everything, in the background."""
@@ -422,6 +425,7 @@ class DiskCache:
             oldest = next((file for file in self._files.values() if file is not keep), None)
             if oldest is None:
                 return False
+            self._evicted += 1
             await self._remove(oldest)
 
     def _remove_later(self, file: CacheFile) -> None:
