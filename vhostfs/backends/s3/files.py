@@ -116,12 +116,12 @@ class FileOperations(Operations):
         flags: WriteFlags,
     ) -> int:
         """Take data into the spool; where there is no room, wait until commits have made some."""
-        handle = _current(handle)
+        handle = _held(handle)
         if self._commits.is_short(data.size):
             await self._commits.room()
         while True:
             try:
-                done = handle.contents.write(offset, data)
+                done = self._current(handle.node, handle).write(offset, data)
                 break
             except OSError as error:
                 if error.errno != errno.ENOSPC or not await self._commits.made_room():
@@ -174,8 +174,8 @@ class FileOperations(Operations):
         self, caller: Caller, node: int, handle: Handle | None, mode: int, offset: int, length: int
     ) -> None:
         """Grow a file, or let a range hold zeros. Nothing can be reserved in a bucket."""
-        handle = _current(handle)
-        contents = handle.contents
+        handle = _held(handle)
+        contents = self._current(handle.node, handle)
         if offset < 0 or length <= 0:
             fail(errno.EINVAL)
         if offset + length > SIZE_MAXIMUM:
@@ -214,14 +214,6 @@ class FileOperations(Operations):
         old.users -= 1
         if not old.users:
             old.close()
-
-
-def _current(handle: Handle | None) -> Handle:
-    """Return the handle; ESTALE where the file was opened anew since, because it had become another."""
-    handle = _held(handle)
-    if handle.contents is not handle.node.contents and not handle.node.gone:
-        fail(errno.ESTALE)
-    return handle
 
 
 def _held(handle: Handle | None) -> Handle:

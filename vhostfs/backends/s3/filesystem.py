@@ -169,7 +169,11 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 fail(errno.EISDIR if found.is_directory else errno.EINVAL)
             if changes.size > SIZE_MAXIMUM:
                 fail(errno.EFBIG)
-            contents = handle.contents if handle is not None else await self._contents(found)
+            if handle is not None or (found.contents is not None and found.contents.users):
+                # Who has it open has seen what it was, and may be the one who cuts it off.
+                contents = self._current(found, handle)
+            else:
+                contents = await self._contents(found)
             self._truncate(found, contents, changes.size)
         elif (
             not found.opens and found.size > REWRITE_MAXIMUM and not self._store.capabilities.replace_metadata

@@ -181,6 +181,16 @@ class Operations(Filesystem[Handle]):
             contents = node.contents = self._new_contents(node)
         return contents
 
+    def _current(self, node: Node, handle: Handle | None) -> Contents:
+        """Return what is written to, of a file that is open; ESTALE where it has become another one since."""
+        contents = handle.contents if handle is not None else node.contents
+        assert contents is not None
+        if node.gone:
+            return contents
+        if contents is not node.contents or (contents.etag != node.etag and not contents.changed):
+            fail(errno.ESTALE)
+        return contents
+
     def _new_contents(self, node: Node) -> Contents:
         return Contents(self._cache, self._spool, self._names.key(node), node.etag, node.size)
 
