@@ -124,7 +124,14 @@ class Namespace:
         fresh = node.posix is not None and (node.expires > monotonic() or node.is_local)
         # What is gone has no key any more: an object of that key is another file.
         if not fresh and not node.gone:
-            await self._once(node.number, lambda: self._head(node))
+            joins = node.number in self._under_way
+            try:
+                await self._once(node.number, lambda: self._head(node))
+            except OSError as error:
+                if not joins or isinstance(error, MissingError):
+                    raise
+                # What has failed was begun before this was asked, perhaps for nobody: it may not fail again.
+                await self._once(node.number, lambda: self._head(node))
         if node.gone and node.posix is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
