@@ -162,9 +162,13 @@ class Journaling:
             return
         promised = contents is not None and bool(contents.journaled)
         if node.is_local and (promised or intent.sequence > before):
+            size = intent.size if intent.sequence > before else 0
             intent = self._intent(node, intent.number)
-            if contents is not None:
+            if contents is not None and intent.has_data:
                 intent.extents = list(contents.journaled.within(0, contents.size))
+                # How far it is written by now is not promised.
+                ends = (size, contents.base_size, *(end for _, end in intent.extents))
+                intent.size = min(contents.size, max(ends))
             self._enter_surely(intent)
         else:
             self.forget(node)
