@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
 from vhostfs.backends.s3 import namespace
+from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.options import Metadata
 from vhostfs.backends.s3.settings import SECONDS, Cache
+from vhostfs.backends.s3.store import Page
 from vhostfs.testing import Client, mount
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vhostfs_quiet]
@@ -119,3 +124,50 @@ async def test_without_metadata_a_file_that_was_listed_is_opened_without_a_reque
         assert "HeadObject" not in server.requests
         await client.write_bytes("/file", b"other")
     assert server.bucket.objects["file"].headers["x-amz-meta-theirs"] == "kept"
+
+
+async def test_a_file_that_others_have_changed_has_its_new_size_when_the_old_one_is_closed(
+    make_filesystem: MakeFilesystem, server: FakeS3
+) -> None:
+    """Though who has had it open has known the old one."""
+    server.bucket.put("file", b"old", {})
+    async with mount(make_filesystem()) as client:
+        node = (await client.lookup(client.root, "file")).nodeid
+        opened = await client.open_node(node, os.O_RDONLY)
+        assert await client.read(node, opened.fh, 0, 100) == b"old"
+        server.bucket.put("file", b"much longer", {})
+        assert await client.listdir("/") == ["file"]
+        assert (await client.stat("/file")).size == 11
+        await client.release(node, opened.fh)
+        assert (await client.stat("/file")).size == 11
+        assert await client.read_bytes("/file") == b"much longer"
+
+
+async def test_a_listing_from_before_a_write_does_not_undo_it(
+    make_filesystem: MakeFilesystem, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its answer may come after the write's own."""
+    answered, written = asyncio.Event(), asyncio.Event()
+    ask = S3Client.list
+
+    async def list_early(store: S3Client, *arguments: Any, **options: Any) -> Page:
+        page = await ask(store, *arguments, **options)
+        answered.set()
+        await written.wait()
+        return page
+
+    server.bucket.put("file", b"old", {})
+    async with mount(make_filesystem()) as client:
+        node = (await client.lookup(client.root, "file")).nodeid
+        opened = await client.open_node(node, os.O_RDWR)
+        monkeypatch.setattr(S3Client, "list", list_early)
+        looking = asyncio.ensure_future(client.listdir("/"))
+        await answered.wait()
+        await client.write(node, opened.fh, 0, b"longer")
+        await client.flush(node, opened.fh)
+        monkeypatch.undo()
+        written.set()
+        await looking
+        await client.write(node, opened.fh, 6, b" still")
+        await client.release(node, opened.fh)
+        assert await client.read_bytes("/file") == b"longer still"

@@ -1,8 +1,9 @@
 """Two mounts write the same files at the same time: what either was told is written is never lost unseen.
 
-Each write leaves a line that tells which write it is and which one it has seen there before. Back from what
-is there at the end, over what each has seen, one has to come by every write that was acknowledged: if it was
-overwritten, then by one that had seen it.
+Each write leaves a line that tells which write it is and which one it has seen there before; the store notes
+all versions of each file. Every write that was acknowledged has to be one of these, and what came in its
+place has to be a write that had seen it; or another file that was given its name, by a mount that knew which
+version it replaced.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 
 import pytest
 
+from tests.fake_s3.bucket import Bucket, StoredObject
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
 from vhostfs.testing import Client, mount
@@ -25,6 +28,32 @@ ROUNDS = 125
 """How many writes each mount makes to each file."""
 
 
+class RecordingBucket(Bucket):
+    """A bucket that notes which versions its objects have had, and which were named by who replaced them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions: dict[str, list[str]] = {path[1:]: [] for path in FILES}
+        """The last write of each version, in order."""
+        self.named: set[str] = set()
+        """Writes that came in the place of a version that was named."""
+        self._names_version = False
+
+    def check_write(self, key: str, headers: Mapping[str, str]) -> None:
+        """Check the conditions of the write that `put` stores next."""
+        super().check_write(key, headers)
+        self._names_version = "if-match" in headers
+
+    def put(self, key: str, data: bytes, headers: Mapping[str, str], etag: str | None = None) -> StoredObject:
+        """Store an object."""
+        if key in self.versions:
+            token = data.decode().split()[-1]
+            self.versions[key].append(token)
+            if self._names_version:
+                self.named.add(token)
+        return super().put(key, data, headers, etag)
+
+
 class Writer:
     """One mount's writes, and those of which it was told that they are there."""
 
@@ -34,7 +63,8 @@ class Writer:
         self.acknowledged: dict[str, set[str]] = {path: set() for path in FILES}
         self.seen: dict[str, str] = {}
         """By each write, acknowledged or not: the one that it has seen."""
-        self.refused = 0
+        self.renamed: set[str] = set()
+        """Writes of other files, which were given the names of those."""
 
     def line(self, path: str, before: bytes) -> tuple[str, bytes]:
         """Return a write's name, and the line that it leaves."""
@@ -74,6 +104,7 @@ class Writer:
     async def replace(self, path: str) -> str:
         """Write another file, and give it this one's name."""
         token, line = self.line(path, await self.client.read_bytes(path))
+        self.renamed.add(token)
         await self.client.write_bytes(f"/{token}", line)
         try:
             await self.client.rename(f"/{token}", path)
@@ -87,30 +118,29 @@ class Writer:
         """Write a file again and again, each time in another way."""
         for number in range(rounds):
             way = (self.append, self.overwrite, self.append, self.replace)[number % 4]
-            try:
+            with suppress(OSError):  # it was told
                 self.acknowledged[path].add(await way(path))
-            except OSError:
-                self.refused += 1
 
 
 async def test_no_write_of_two_mounts_is_lost_unseen(make_filesystem: MakeFilesystem, server: FakeS3) -> None:
     """A thousand writes: appended, overwritten, renamed over."""
+    server.bucket = bucket = RecordingBucket()
     for path in FILES:
-        server.bucket.put(path[1:], b"- begin\n", {})
+        bucket.put(path[1:], b"- begin\n", {})
     async with mount(make_filesystem()) as one, mount(make_filesystem()) as two:
         writers = [Writer("one", one), Writer("two", two)]
         await asyncio.gather(*(each.write(path, ROUNDS) for each in writers for path in FILES))
     seen = writers[0].seen | writers[1].seen
+    renamed = writers[0].renamed | writers[1].renamed
     for path in FILES:
-        chain: set[str] = set()
-        last = server.bucket.objects[path[1:]].data.decode().split()[-1]
-        while last != "begin":
-            chain.add(last)
-            last = seen[last]
+        versions = bucket.versions[path[1:]]
+        for before, after in itertools.pairwise(versions):
+            assert after in bucket.named
+            assert seen[after] == before or after in renamed
         for each in writers:
             assert each.acknowledged[path], f"{each.name} has never written {path}"
-            assert each.acknowledged[path] <= chain
-    assert sorted(server.bucket.objects) == sorted(path[1:] for path in FILES)
+            assert each.acknowledged[path] <= set(versions)
+    assert sorted(bucket.objects) == sorted(path[1:] for path in FILES)
 
 
 async def test_of_two_mounts_that_make_a_file_one_is_told(

@@ -213,7 +213,7 @@ class Committer:
             node.pending = True
             raise
         node.etag, node.size = written.etag, len(body)
-        self._namespace.believe(node)
+        self._namespace.wrote(node)
 
     async def _commit_data(self, node: Node, contents: Contents) -> None:
         size = contents.size
@@ -250,7 +250,7 @@ class Committer:
             node.times_set = False
         elif sent is not None and posix is not None:
             self._take_times(node, sent, posix)
-        self._namespace.believe(node)
+        self._namespace.wrote(node)
 
     def _take_times(self, node: Node, sent: PosixMetadata, posix: PosixMetadata) -> None:
         """Have the metadata of a file that was sent while it was written be what was sent first.
@@ -284,7 +284,7 @@ class Committer:
         if node.contents is not None:
             node.contents.etag = written.etag
             node.contents.forget_reader()
-        self._namespace.believe(node)
+        self._namespace.wrote(node)
 
     async def _put(self, key: str, body: Sequence[memoryview], headers: Headers, etag: str | None) -> Written:
         careful = self._is_careful

@@ -76,6 +76,7 @@ class Namespace:
         self._seconds = seconds
         self._under_way: dict[object, asyncio.Task[Any]] = {}
         self._listings: dict[int, Listing] = {}
+        self._writes = 0
 
     def key(self, node: Node) -> str:
         """Return the key of a node's object; a directory's ends with a slash."""
@@ -96,6 +97,12 @@ class Namespace:
     def believe(self, node: Node) -> None:
         """Take note that what is known of a node is so now."""
         node.expires = monotonic() + self._seconds
+
+    def wrote(self, node: Node) -> None:
+        """Take note that this mount has just written a node's object: what was asked for before is older."""
+        self._writes += 1
+        node.written = self._writes
+        self.believe(node)
 
     async def find(self, directory: Node, name: str) -> Node | None:
         """Return the node of a name, or None where there is none."""
@@ -198,9 +205,10 @@ class Namespace:
             page: str | None = None
             asked = idle = 0
             while True:
+                writes = self._writes
                 found = await self._store.list(prefix, delimiter="/", page=page)
                 seen |= removed  # since the store has looked, perhaps
-                children = self._take_page(directory, prefix, found, seen)
+                children = self._take_page(directory, prefix, found, seen, writes)
                 idle = 0 if children else idle + 1
                 if found.next is not None and (found.next == page or idle == IDLE_PAGES_MAXIMUM):
                     raise BrokenAnswerError(f"listing {prefix or '/'}: it goes on, and leads nowhere")
@@ -253,7 +261,9 @@ class Namespace:
         await asyncio.gather(*map(ask, unknown))
         return len(unknown)
 
-    def _take_page(self, directory: Node, above: str, page: Page, seen: set[str]) -> Sequence[Node]:
+    def _take_page(
+        self, directory: Node, above: str, page: Page, seen: set[str], writes: int
+    ) -> Sequence[Node]:
         begin = len(above)
         found: list[Node] = []
         for prefix in page.prefixes:
@@ -272,7 +282,7 @@ class Namespace:
                     found.append(self._see_directory(directory, name))
             elif self._can_be_named(name, item.key) and name not in seen:
                 seen.add(name)
-                found.append(self._see_file(directory, name, item))
+                found.append(self._see_file(directory, name, item, writes))
         return _sorted(found)
 
     def _can_be_named(self, name: str, key: str) -> bool:
@@ -290,9 +300,10 @@ class Namespace:
         self.believe(child)
         return child
 
-    def _see_file(self, parent: Node, name: str, item: Listed) -> Node:
+    def _see_file(self, parent: Node, name: str, item: Listed, writes: int) -> Node:
+        """Take note of what was told of a file when so many writes were known; return its node."""
         child = parent.children.get(name)
-        if child is not None and child.is_local:
+        if child is not None and (child.is_local or child.written > writes):
             return child
         if child is None or child.is_directory:
             child = self.nodes.add(parent, name, stat.S_IFREG)
@@ -326,14 +337,20 @@ class Namespace:
 
     async def _ask(self, directory: Node, name: str) -> Node | None:
         """Ask for one name: an object, or a prefix of others."""
-        key = self.child_key(directory, name)
-        head, below = await asyncio.gather(
-            self._store.head(key), self._store.list(f"{key}/", limit=1), return_exceptions=True
-        )
+        key, writes = self.child_key(directory, name), self._writes
+        removed = self.nodes.watch(directory)
+        try:
+            head, below = await asyncio.gather(
+                self._store.head(key), self._store.list(f"{key}/", limit=1), return_exceptions=True
+            )
+        finally:
+            self.nodes.unwatch(directory, removed)
         if isinstance(below, BaseException):
             raise below
         if isinstance(head, BaseException) and not isinstance(head, MissingError):
             raise head
+        if name in removed:
+            return directory.children.get(name)  # it was there when the store looked, perhaps
         if below.objects or below.prefixes:
             child = self._see_directory(directory, name)
             if child.posix is None and below.objects and below.objects[0].key != f"{key}/":
@@ -341,7 +358,7 @@ class Namespace:
             return child
         if isinstance(head, BaseException):
             old = directory.children.get(name)
-            if old is not None and old.has_local:
+            if old is not None and (old.has_local or old.written > writes):
                 return old
             if old is not None:
                 self.nodes.detach(old)
@@ -350,8 +367,8 @@ class Namespace:
             directory.missing[name] = monotonic() + self._seconds
             return None
         listed = Listed(key, head.size, head.etag, head.modified)
-        child = self._see_file(directory, name, listed)
-        return child if child.is_local else self._see_object(child, head)
+        child = self._see_file(directory, name, listed, writes)
+        return child if child.is_local or child.written > writes else self._see_object(child, head)
 
     async def _head(self, node: Node) -> None:
         if node.is_directory:
@@ -368,9 +385,21 @@ class Namespace:
             node.etag, node.modified = info.etag, info.modified
             self.believe(node)
             return
-        info = await self._store.head(self.key(node))
-        if not node.is_local:
-            self._see_object(node, info)
+        while True:
+            writes = self._writes
+            try:
+                info = await self._store.head(self.key(node))
+            except MissingError:
+                if node.written <= writes:
+                    raise
+                continue
+            if node.is_local:
+                return
+            if node.written <= writes:
+                self._see_object(node, info)
+                return
+            if node.posix is not None:
+                return
 
     async def _once[Result](self, what: object, ask: Callable[[], Awaitable[Result]]) -> Result:
         """Ask, or wait for the answer to the same question; who stops to wait does not stop the others."""

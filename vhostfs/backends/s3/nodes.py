@@ -68,6 +68,7 @@ class Node:
         "size",
         "times_set",
         "type",
+        "written",
     )
 
     def __init__(self, number: int, parent: Node | None, name: str, kind: int) -> None:
@@ -91,6 +92,8 @@ class Node:
         self.error: OSError | None = None
         """Why it could not be brought to the bucket, until that was told."""
         self.expires = 0.0
+        self.written = 0
+        """Which write of its mount's was the last of it."""
         self.known = False
         """The kernel holds lookups of it."""
         self.opens = 0

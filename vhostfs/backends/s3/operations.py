@@ -201,7 +201,6 @@ class Operations(Filesystem[Handle]):
             if contents is not None and not contents.users:
                 contents.file.rest()
             return
-        node.size = contents.size
         contents.close()
         node.contents = None
 

@@ -87,7 +87,7 @@ class Renamer:
                 parent.listed_until = 0.0  # somebody else has written it: that stays
         names.nodes.move(node, directory, name)
         _take_version(node, names.key(node), written.etag)
-        names.believe(node)
+        names.wrote(node)
 
     async def move_directory(self, node: Node, directory: Node, name: str) -> Sequence[Node]:
         """Move all objects of a directory; return what is not in the bucket yet, under its new name.
