@@ -217,3 +217,17 @@ async def test_a_sibling_that_is_written_while_it_is_fetched_stays_what_was_writ
         assert await client.read_bytes("/5") == b"newer"
         assert (await client.stat("/6")).uid == 7
     assert server.bucket.objects["6"].headers["x-amz-meta-uid"] == "7"
+
+
+async def test_as_much_is_ahead_as_was_read_in_order(client: Client, server: FakeS3) -> None:
+    """At first little: who stops soon has fetched little for nothing."""
+    await client.listdir("/d")
+    server.requests.clear()
+    for number in range(3):
+        await _read(client, number)
+    while server.requests["GetObject"] < 3 + 32:
+        await server.changed()
+    for number in range(3, 100):
+        await _read(client, number)
+    while server.requests["GetObject"] < 150:
+        await server.changed()

@@ -45,7 +45,7 @@ CONTIGUOUS_READS: Final = 2
 EAGER_READ: Final = 256 << 10
 """A first read of so much makes one, too: the kernel does not pretend it where a program asks for little."""
 
-EAGER_WINDOW: Final = 4 << 20
+EAGER_WINDOW: Final = 8 << 20
 """How far ahead is fetched for it at first."""
 
 SLACK: Final = 1 << 20

@@ -28,7 +28,8 @@ READS_BEFORE: Final = 3
 """How many files are read in order before others are fetched."""
 
 AHEAD: Final = 32
-"""How many files are fetched before they are asked for."""
+AHEAD_MAXIMUM: Final = 128
+"""How many files are fetched before they are asked for: at first, and when as many were read in order."""
 
 NEAR: Final = 32
 """How far from the last one a file may be: threads that share the work overtake each other."""
@@ -51,6 +52,11 @@ class _Order:
     reads: int = 1
     ahead: int = 0
     """Up to where files were fetched."""
+
+    @property
+    def window(self) -> int:
+        """Return how many files are to be fetched ahead: many may read at once."""
+        return min(max(AHEAD, self.reads), AHEAD_MAXIMUM)
 
 
 class Siblings:
@@ -75,7 +81,7 @@ class Siblings:
                 order.reads, order.ahead, order.last = 0, 0, place
             order.reads += 1
             order.last = max(order.last, place)
-            if order.reads >= READS_BEFORE and order.ahead - order.last < AHEAD // 2:
+            if order.reads >= READS_BEFORE and order.ahead - order.last < order.window // 2:
                 self._fetch_ahead(directory, order)
 
     def end(self) -> None:
@@ -96,7 +102,7 @@ class Siblings:
 
     def _fetch_ahead(self, directory: Node, order: _Order) -> None:
         begin = max(order.ahead, order.last + 1)
-        end = min(order.last + 1 + AHEAD, len(order.names))
+        end = min(order.last + 1 + order.window, len(order.names))
         for name in order.names[begin:end]:
             child = directory.children.get(name)
             if child is not None and self._is_wanted(child):
