@@ -20,6 +20,7 @@ from tests.fake_s3.faults import Kind
 from tests.fake_s3.requests import Answer
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
+from vhostfs.backends.s3 import namespace
 from vhostfs.backends.s3.client.retrying import RetryBudget, RetryOptions, wanted_delay
 from vhostfs.backends.s3.options import Metadata
 from vhostfs.testing import Client, mount
@@ -313,16 +314,22 @@ async def test_a_listing_of_elsewhere_is_not_shown(client: Client, server: FakeS
     assert await client.listdir("/directory") == ["good"]
 
 
+@pytest.mark.parametrize("names", ["same", "new"])
 @pytest.mark.parametrize("grows", [False, True])
-async def test_a_listing_that_never_ends_is_an_error(client: Client, server: FakeS3, grows: bool) -> None:
-    """With the same mark of the next page each time, or another one to the same names."""
-    count = 0
+async def test_a_listing_that_never_ends_is_an_error(
+    client: Client, server: FakeS3, grows: bool, names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same mark of the next page each time, or another one; to the same names, or to ever more."""
+    monkeypatch.setattr(namespace, "NAMES_MAXIMUM", 100)
+    count = asked = 0
 
     def change(found: Answer) -> None:
-        nonlocal count
+        nonlocal count, asked
         count += grows
+        asked += 1
         mark = f"<NextContinuationToken>{str(count).encode().hex()}</NextContinuationToken>"
-        inner = f"<IsTruncated>true</IsTruncated>{mark}{_contents()}"
+        contents = _contents(f"file-{asked:09}") if names == "new" else _contents()
+        inner = f"<IsTruncated>true</IsTruncated>{mark}{contents}"
         found.body = f"<ListBucketResult>{inner}</ListBucketResult>".encode()
 
     _rewriting(server, LIST, change)

@@ -50,6 +50,9 @@ NAME_MAXIMUM: Final = 255
 IDLE_PAGES_MAXIMUM: Final = 100
 """How many pages of a listing on end may hold no new name."""
 
+NAMES_MAXIMUM: Final = 4_000_000
+"""How many names of a directory are taken from a store: they stay in memory, some 500 bytes each."""
+
 HEADS_AT_ONCE: Final = 64
 STALE_MINIMUM: Final = 3
 """How many entries an index may lack before it is written again."""
@@ -212,6 +215,8 @@ class Namespace:
                 idle = 0 if children else idle + 1
                 if found.next is not None and (found.next == page or idle == IDLE_PAGES_MAXIMUM):
                     raise BrokenAnswerError(f"listing {prefix or '/'}: it goes on, and leads nowhere")
+                if len(seen) > NAMES_MAXIMUM:
+                    raise BrokenAnswerError(f"listing {prefix or '/'}: it has too many names")
                 if self._exact:
                     asked += await self._know_all(children, index)
                 yield children
