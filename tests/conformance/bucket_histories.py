@@ -31,7 +31,7 @@ from tests.conformance.histories import (
 from tests.conformance.in_bucket import BucketPlace, LocalBucket, local_bucket
 from tests.conformance.place import Place
 from vhostfs.backends.s3.options import Metadata
-from vhostfs.backends.s3.scheduling import Write
+from vhostfs.backends.s3.writing.scheduling import Write
 
 ATTRIBUTES = st.sampled_from(["user.a", "user.ü", "trusted.a", "security.a", "nowhere.a"])
 VALUES = st.sampled_from([b"", b"1", b"\xff\0" * 50])

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.stores.servers import HEEDED, Place
-from vhostfs.backends.s3.probing import Probe
+from vhostfs.backends.s3.operating.probing import Probe
 from vhostfs.backends.s3.store import Capabilities
 
 pytestmark = [

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET
-from vhostfs.backends.s3 import committing, journaling, scheduling, uploading
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import GivenSource, Keychain
@@ -28,7 +27,8 @@ from vhostfs.backends.s3.journal import journal as journals
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.options import S3Options
-from vhostfs.backends.s3.scheduling import Write
+from vhostfs.backends.s3.writing import committing, journaling, scheduling, uploading
+from vhostfs.backends.s3.writing.scheduling import Write
 from vhostfs.testing import Client, mount
 
 PART: Final = 32 << 10

@@ -17,11 +17,11 @@ from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient, MakeFilesystem
 from vhostfs.backends.s3.caching.memory import Memory
-from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.options import Metadata, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import Capabilities
+from vhostfs.backends.s3.writing.committing import Conflict
 from vhostfs.fuse_abi.structures import SetattrIn
 from vhostfs.testing import Client, mount
 

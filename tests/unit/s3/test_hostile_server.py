@@ -20,8 +20,8 @@ from tests.fake_s3.faults import Kind
 from tests.fake_s3.requests import Answer
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
-from vhostfs.backends.s3 import namespace
 from vhostfs.backends.s3.client.retrying import RetryBudget, RetryOptions, wanted_delay
+from vhostfs.backends.s3.naming import namespace
 from vhostfs.backends.s3.options import Metadata
 from vhostfs.testing import Client, mount
 

@@ -19,7 +19,7 @@ import pytest
 
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3 import killed
-from vhostfs.backends.s3.scheduling import Write
+from vhostfs.backends.s3.writing.scheduling import Write
 from vhostfs.testing import Client
 
 pytestmark = pytest.mark.anyio

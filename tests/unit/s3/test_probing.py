@@ -20,7 +20,7 @@ from vhostfs.backends.s3 import S3Settings
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.endpoint import is_aws
 from vhostfs.backends.s3.filesystem import S3Filesystem
-from vhostfs.backends.s3.probing import Probe, lacking
+from vhostfs.backends.s3.operating.probing import Probe, lacking
 from vhostfs.backends.s3.store import Capabilities, ConditionError, Headers, UnsupportedError
 from vhostfs.testing import Client, mount
 

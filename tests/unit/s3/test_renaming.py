@@ -11,7 +11,7 @@ import pytest
 
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
-from vhostfs.backends.s3 import copying
+from vhostfs.backends.s3.writing import copying
 from vhostfs.testing import Client, mount
 
 pytestmark = [pytest.mark.anyio, pytest.mark.vhostfs_quiet]

@@ -11,9 +11,9 @@ import pytest
 
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient, MakeFilesystem
-from vhostfs.backends.s3.index import write_index
-from vhostfs.backends.s3.metadata import PosixMetadata, encoded
-from vhostfs.backends.s3.nodes import NodeTable
+from vhostfs.backends.s3.naming.index import write_index
+from vhostfs.backends.s3.naming.metadata import PosixMetadata, encoded
+from vhostfs.backends.s3.naming.nodes import NodeTable
 from vhostfs.backends.s3.options import Metadata
 from vhostfs.fuse_abi.flags import SetattrValid
 from vhostfs.fuse_abi.structures import SetattrIn

@@ -19,9 +19,9 @@ from vhostfs.backends.s3.client.options import ClientOptions
 from vhostfs.backends.s3.client.retrying import RetryOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.filesystem import S3Filesystem
+from vhostfs.backends.s3.operating.standing import QUIET_SECONDS, Standing
 from vhostfs.backends.s3.options import S3Options
 from vhostfs.backends.s3.spool import Spool
-from vhostfs.backends.s3.standing import QUIET_SECONDS, Standing
 from vhostfs.backends.s3.store import BucketError, DeniedError, MissingError, UnavailableError
 from vhostfs.testing import mount
 

@@ -17,14 +17,14 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient
-from vhostfs.backends.s3 import scheduling
 from vhostfs.backends.s3.caching.memory import Memory
-from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.journal.journal import LOG, Journal
 from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.options import S3Options
-from vhostfs.backends.s3.scheduling import Write
+from vhostfs.backends.s3.writing import scheduling
+from vhostfs.backends.s3.writing.committing import Conflict
+from vhostfs.backends.s3.writing.scheduling import Write
 from vhostfs.errors import StartError
 from vhostfs.fuse_abi.structures import SetattrIn
 from vhostfs.testing import Client, mount

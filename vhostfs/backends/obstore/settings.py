@@ -11,12 +11,12 @@ from pydantic import Field
 
 from vhostfs.backends.contract import Backend
 from vhostfs.backends.s3.caching.memory import Memory
-from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.filesystem import S3Filesystem
-from vhostfs.backends.s3.nodes import Defaults
+from vhostfs.backends.s3.naming.nodes import Defaults
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.settings import SECONDS, SPOOL_DIRECTORY, Cache, Id
 from vhostfs.backends.s3.spool import Spool
+from vhostfs.backends.s3.writing.committing import Conflict
 from vhostfs.backends.values import Permissions, Size
 from vhostfs.errors import ConfigurationError
 from vhostfs.filesystem import Filesystem

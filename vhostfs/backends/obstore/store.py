@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import obstore
 from obstore import exceptions
 
-from vhostfs.backends.s3.counters import Counters
-from vhostfs.backends.s3.standing import Standing
+from vhostfs.backends.s3.operating.counters import Counters
+from vhostfs.backends.s3.operating.standing import Standing
 from vhostfs.backends.s3.store import (
     PAGE_MAXIMUM,
     REWRITE_MAXIMUM,

@@ -18,7 +18,7 @@ from vhostfs.backends.s3.spool import Spool
 from vhostfs.filesystem import WriteBuffer
 
 if TYPE_CHECKING:
-    from vhostfs.backends.s3.streaming import Stream
+    from vhostfs.backends.s3.writing.streaming import Stream
 
 SIZE_MAXIMUM: Final = 5 << 40
 """The most bytes of an object."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from vhostfs.backends.s3.metadata import PosixMetadata, encoded
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.metadata import PosixMetadata, encoded
+from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.operations import Operations, fail
 from vhostfs.filesystem import Caller
 

@@ -7,8 +7,8 @@ import os
 import stat
 from typing import Final
 
-from vhostfs.backends.s3.attributes import made, written
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM
+from vhostfs.backends.s3.naming.attributes import made, written
 from vhostfs.backends.s3.operations import Operations, fail
 from vhostfs.backends.s3.options import Handle, Metadata
 from vhostfs.backends.s3.reading import Target

@@ -9,27 +9,27 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Final, NoReturn
 
-from vhostfs.backends.s3.attributes import changed
 from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.caching.disk import Shelf
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM
 from vhostfs.backends.s3.extended_attributes import ExtendedAttributes
 from vhostfs.backends.s3.files import FileOperations
-from vhostfs.backends.s3.index import NAME as INDEX
 from vhostfs.backends.s3.journal.journal import Journal
-from vhostfs.backends.s3.journaling import Kept
 from vhostfs.backends.s3.local_store import LocalStore
-from vhostfs.backends.s3.metadata import encoded
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.attributes import changed
+from vhostfs.backends.s3.naming.index import NAME as INDEX
+from vhostfs.backends.s3.naming.metadata import encoded
+from vhostfs.backends.s3.naming.nodes import Node
+from vhostfs.backends.s3.operating.probing import Probe
+from vhostfs.backends.s3.operating.reporting import Reporter
 from vhostfs.backends.s3.operations import fail
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
-from vhostfs.backends.s3.probing import Probe
-from vhostfs.backends.s3.renaming import Renamer
-from vhostfs.backends.s3.reporting import Reporter
-from vhostfs.backends.s3.scheduling import Pending
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import REWRITE_MAXIMUM, ObjectStore
+from vhostfs.backends.s3.writing.journaling import Kept
+from vhostfs.backends.s3.writing.renaming import Renamer
+from vhostfs.backends.s3.writing.scheduling import Pending
 from vhostfs.filesystem import (
     Attr,
     Caller,

@@ -8,20 +8,20 @@ import stat
 from dataclasses import replace
 from typing import Final, NoReturn
 
-from vhostfs.backends.s3.attributes import made
 from vhostfs.backends.s3.caching.blocks import BlockCache
-from vhostfs.backends.s3.committing import Committer
 from vhostfs.backends.s3.contents import Contents
-from vhostfs.backends.s3.index import NAME as INDEX
 from vhostfs.backends.s3.journal.journal import Journal
-from vhostfs.backends.s3.journaling import Journaling
-from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace, is_name, is_reserved
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.attributes import made
+from vhostfs.backends.s3.naming.index import NAME as INDEX
+from vhostfs.backends.s3.naming.namespace import KEY_MAXIMUM, Namespace, is_name, is_reserved
+from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
-from vhostfs.backends.s3.scheduling import Commits
 from vhostfs.backends.s3.siblings import Siblings
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, MissingError, ObjectStore
+from vhostfs.backends.s3.writing.committing import Committer
+from vhostfs.backends.s3.writing.journaling import Journaling
+from vhostfs.backends.s3.writing.scheduling import Commits
 from vhostfs.filesystem import Attr, Caller, Entry, Filesystem, Options
 
 UNSURE_SECONDS: Final = 1.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.contents import Contents
-from vhostfs.backends.s3.nodes import Defaults, Node
-from vhostfs.backends.s3.scheduling import Write
+from vhostfs.backends.s3.naming.nodes import Defaults, Node
+from vhostfs.backends.s3.writing.committing import Conflict
+from vhostfs.backends.s3.writing.scheduling import Write
 
 
 class Metadata(StrEnum):

@@ -27,17 +27,17 @@ from vhostfs.backends.s3.client.endpoint import Addressing, is_aws
 from vhostfs.backends.s3.client.options import CUSTOMER_KEY, ClientOptions, Encryption
 from vhostfs.backends.s3.client.pool import PoolOptions
 from vhostfs.backends.s3.client.signing import Credentials
-from vhostfs.backends.s3.committing import Conflict
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journal.state import StateDirectory, default_state_directory
 from vhostfs.backends.s3.local_store import CREDENTIALS, LocalStore
-from vhostfs.backends.s3.nodes import Defaults
+from vhostfs.backends.s3.naming.nodes import Defaults
+from vhostfs.backends.s3.operating.probing import Probe
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
-from vhostfs.backends.s3.probing import Probe
-from vhostfs.backends.s3.scheduling import Write
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import StoreError
+from vhostfs.backends.s3.writing.committing import Conflict
+from vhostfs.backends.s3.writing.scheduling import Write
 from vhostfs.backends.values import Permissions, Size
 from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.filesystem import Filesystem

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from vhostfs.backends.s3.caching.blocks import BlockCache
-from vhostfs.backends.s3.namespace import Namespace
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.namespace import Namespace
+from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.store import ObjectInfo
 
 SMALL: Final = 256 << 10

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 if TYPE_CHECKING:
-    from vhostfs.backends.s3.counters import Counters
-    from vhostfs.backends.s3.standing import Standing
+    from vhostfs.backends.s3.operating.counters import Counters
+    from vhostfs.backends.s3.operating.standing import Standing
 
 PART_MINIMUM: Final = 5 << 20
 """The smallest part of a multipart upload, its last excepted."""

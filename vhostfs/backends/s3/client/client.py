@@ -25,8 +25,8 @@ from vhostfs.backends.s3.client.headers import (
 from vhostfs.backends.s3.client.options import ClientOptions
 from vhostfs.backends.s3.client.performing import Operation, Performer
 from vhostfs.backends.s3.client.signing import encoded_query
-from vhostfs.backends.s3.counters import Counters
-from vhostfs.backends.s3.standing import Standing
+from vhostfs.backends.s3.operating.counters import Counters
+from vhostfs.backends.s3.operating.standing import Standing
 from vhostfs.backends.s3.store import (
     PAGE_MAXIMUM,
     BrokenAnswerError,

@@ -25,8 +25,8 @@ from vhostfs.backends.s3.client.options import ClientOptions
 from vhostfs.backends.s3.client.pool import Pool
 from vhostfs.backends.s3.client.retrying import RETRIED_CODES, RETRIED_STATUSES, RetryBudget, wanted_delay
 from vhostfs.backends.s3.client.signing import EMPTY, UNSIGNED, Credentials, Signer, payload_hash
-from vhostfs.backends.s3.counters import Counters
-from vhostfs.backends.s3.standing import Standing
+from vhostfs.backends.s3.operating.counters import Counters
+from vhostfs.backends.s3.operating.standing import Standing
 from vhostfs.backends.s3.store import BrokenAnswerError, ConflictError, StoreError, UnavailableError
 
 THROTTLED_STATUSES: Final = frozenset((429, 503))

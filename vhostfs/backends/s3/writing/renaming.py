@@ -17,10 +17,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from vhostfs.backends.s3.copying import Copier, all_of
-from vhostfs.backends.s3.index import NAME as INDEX
-from vhostfs.backends.s3.namespace import KEY_MAXIMUM, Namespace
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.index import NAME as INDEX
+from vhostfs.backends.s3.naming.namespace import KEY_MAXIMUM, Namespace
+from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.store import (
     PAGE_MAXIMUM,
     ConditionError,
@@ -29,7 +28,8 @@ from vhostfs.backends.s3.store import (
     StoreError,
     Written,
 )
-from vhostfs.backends.s3.uploading import Uploads
+from vhostfs.backends.s3.writing.copying import Copier, all_of
+from vhostfs.backends.s3.writing.uploading import Uploads
 
 COPIES_AT_ONCE: Final = 64
 

@@ -15,9 +15,9 @@ from vhostfs.backends.s3.contents import SIZE_MAXIMUM, Contents
 from vhostfs.backends.s3.journal.intents import Intent
 from vhostfs.backends.s3.journal.journal import INLINE_MAXIMUM, Journal
 from vhostfs.backends.s3.journal.state import DATA
-from vhostfs.backends.s3.metadata import PosixMetadata, decoded, encoded
-from vhostfs.backends.s3.namespace import Namespace, is_name
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.metadata import PosixMetadata, decoded, encoded
+from vhostfs.backends.s3.naming.namespace import Namespace, is_name
+from vhostfs.backends.s3.naming.nodes import Node
 
 logger = logging.getLogger(__name__)
 

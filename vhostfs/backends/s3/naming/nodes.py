@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from vhostfs.backends.s3.metadata import PosixMetadata
+from vhostfs.backends.s3.naming.metadata import PosixMetadata
 from vhostfs.filesystem import ROOT, Attr
 
 if TYPE_CHECKING:

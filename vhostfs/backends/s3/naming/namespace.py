@@ -21,12 +21,12 @@ from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any, Final
 
-from vhostfs.backends.s3.index import NAME as INDEX
-from vhostfs.backends.s3.index import read_index, write_index
-from vhostfs.backends.s3.listing import Listing
-from vhostfs.backends.s3.metadata import PosixMetadata, decoded
-from vhostfs.backends.s3.nodes import Node, NodeTable
-from vhostfs.backends.s3.probing import NAME as PROBE
+from vhostfs.backends.s3.naming.index import NAME as INDEX
+from vhostfs.backends.s3.naming.index import read_index, write_index
+from vhostfs.backends.s3.naming.listing import Listing
+from vhostfs.backends.s3.naming.metadata import PosixMetadata, decoded
+from vhostfs.backends.s3.naming.nodes import Node, NodeTable
+from vhostfs.backends.s3.operating.probing import NAME as PROBE
 from vhostfs.backends.s3.store import (
     BrokenAnswerError,
     Listed,

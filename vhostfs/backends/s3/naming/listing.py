@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Final
 
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.nodes import Node
 
 AHEAD: Final = 4000
 """How many entries are listed that nobody has looked at yet."""

@@ -21,14 +21,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from vhostfs.backends.s3.committing import Committer, Conflict
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import LOST
-from vhostfs.backends.s3.journaling import Journaling
-from vhostfs.backends.s3.namespace import KEY_MAXIMUM, NAME_MAXIMUM, Namespace
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.namespace import KEY_MAXIMUM, NAME_MAXIMUM, Namespace
+from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, StoreError, UnavailableError
+from vhostfs.backends.s3.writing.committing import Committer, Conflict
+from vhostfs.backends.s3.writing.journaling import Journaling
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ from dataclasses import asdict
 from typing import Final
 
 from vhostfs.backends.s3.caching.blocks import BlockCache
-from vhostfs.backends.s3.journaling import Journaling, Kept
-from vhostfs.backends.s3.namespace import Namespace
-from vhostfs.backends.s3.nodes import Node
-from vhostfs.backends.s3.probing import Probe, lacking
-from vhostfs.backends.s3.scheduling import Commits
+from vhostfs.backends.s3.naming.namespace import Namespace
+from vhostfs.backends.s3.naming.nodes import Node
+from vhostfs.backends.s3.operating.probing import Probe, lacking
 from vhostfs.backends.s3.store import PARTS_MAXIMUM, Headers, MissingError, ObjectStore, Part
+from vhostfs.backends.s3.writing.journaling import Journaling, Kept
+from vhostfs.backends.s3.writing.scheduling import Commits
 from vhostfs.filesystem import Command, Order, Progress
 from vhostfs.filesystem.commands import Value
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from vhostfs.backends.s3.metadata import PosixMetadata, decoded, encoded
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.metadata import PosixMetadata, decoded, encoded
+from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.store import Headers, MissingError, ObjectStore, StoreError
 
 logger = logging.getLogger(__name__)

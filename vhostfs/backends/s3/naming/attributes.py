@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from vhostfs.backends.s3.metadata import PosixMetadata
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.metadata import PosixMetadata
+from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.filesystem import Attr, Caller, SetAttr
 
 _CAPABILITY: Final = "security.capability"

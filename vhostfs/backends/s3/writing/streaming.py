@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from vhostfs.backends.s3.contents import Contents
-from vhostfs.backends.s3.metadata import PosixMetadata
+from vhostfs.backends.s3.naming.metadata import PosixMetadata
 from vhostfs.backends.s3.store import PARTS_MAXIMUM, Part
-from vhostfs.backends.s3.uploading import PART_SIZE, OpenUpload, Uploads, part_size
+from vhostfs.backends.s3.writing.uploading import PART_SIZE, OpenUpload, Uploads, part_size
 
 STREAM_MINIMUM: Final = 2 * PART_SIZE
 """How much is written on end before it is sent."""

@@ -19,9 +19,9 @@ from typing import Final
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.intents import Intent
 from vhostfs.backends.s3.journal.journal import Journal
-from vhostfs.backends.s3.metadata import DIRECTORY_TYPE, PosixMetadata, encoded
-from vhostfs.backends.s3.namespace import Namespace
-from vhostfs.backends.s3.nodes import Node
+from vhostfs.backends.s3.naming.metadata import DIRECTORY_TYPE, PosixMetadata, encoded
+from vhostfs.backends.s3.naming.namespace import Namespace
+from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.reading import Target
 from vhostfs.backends.s3.store import (
     COPY_MAXIMUM,
@@ -36,8 +36,8 @@ from vhostfs.backends.s3.store import (
     StoreError,
     Written,
 )
-from vhostfs.backends.s3.streaming import STREAM_MINIMUM, Stream
-from vhostfs.backends.s3.uploading import PART_SIZE, OpenUpload, Uploads
+from vhostfs.backends.s3.writing.streaming import STREAM_MINIMUM, Stream
+from vhostfs.backends.s3.writing.uploading import PART_SIZE, OpenUpload, Uploads
 
 SINGLE_MAXIMUM: Final = 8 << 20
 """The largest file that is written by one request."""

@@ -15,7 +15,7 @@ from vhostfs.backends.s3.store import (
     UnsupportedError,
     Written,
 )
-from vhostfs.backends.s3.uploading import OpenUpload, Uploads
+from vhostfs.backends.s3.writing.uploading import OpenUpload, Uploads
 
 PART_SIZE: Final = 1 << 30
 PARTS_AT_ONCE: Final = 8
