@@ -23,6 +23,7 @@ from vhostfs.errors import ConfigurationError, StartError
 
 ADDRESS: Final = "127.0.0.1"
 START_SECONDS: Final = 20.0
+STOP_SECONDS: Final = 2.0
 CREDENTIALS: Final = Credentials("local", "local")
 """Any are right."""
 
@@ -66,8 +67,12 @@ class LocalStore:
 
     def stop(self) -> None:
         """End it, and all that it holds."""
-        self._process.kill()
-        self._process.wait()
+        self._process.terminate()  # it has files of its own to take away
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _has_bucket(port: int, bucket: str) -> bool:
