@@ -60,8 +60,7 @@ class Queue:
 
     def completed(self, token: int) -> bool:
         """Tell whether the device has used a chain, without waiting."""
-        for used, written in self.ring.used():
-            self._written[self._under_way.pop(used, used)] = written
+        self._collect()
         return token in self._written
 
     def wait(self, token: int, timeout: float = DEFAULT_TIMEOUT) -> int:
@@ -72,9 +71,9 @@ class Queue:
         deadline = time.monotonic() + timeout
         while not self.completed(token):
             self.ring.arm()
-            if self.completed(token):
-                break
-            self._wait_for_call(token, deadline)
+            # What came before the device saw that told nobody, and the next is called for behind it only.
+            if not self._collect():
+                self._wait_for_call(token, deadline)
         return self._written.pop(token)
 
     def wait_for_error(self, timeout: float = DEFAULT_TIMEOUT) -> None:
@@ -91,6 +90,14 @@ class Queue:
             return 0
         self.calls += calls
         return calls
+
+    def _collect(self) -> int:
+        """Note what the device has used since this was asked last, and return how many chains that were."""
+        chains = 0
+        for used, written in self.ring.used():
+            self._written[self._under_way.pop(used, used)] = written
+            chains += 1
+        return chains
 
     def _wait_for_call(self, token: int, deadline: float) -> None:
         remaining = max(0.0, deadline - time.monotonic())

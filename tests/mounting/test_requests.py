@@ -57,7 +57,8 @@ def test_a_mount_ends_though_requests_sleep(mountpoint: Path, threads: int | Non
         assert sleeper.cancelled.is_set()
         told = reading.exception(PATIENCE)
         assert isinstance(told, OSError)
-        assert told.errno in {errno.EINTR, errno.ENOTCONN, errno.ECONNABORTED}
+        # The reader asks again where it was interrupted; of a ring whose thread ends, the kernel cancels what is new.
+        assert told.errno in {errno.EINTR, errno.ENOTCONN, errno.ECONNABORTED, errno.ECANCELED}
 
 
 @pytest.mark.parametrize("threads", [None, 1])
