@@ -57,7 +57,7 @@ def test_a_mount_ends_though_requests_sleep(mountpoint: Path, threads: int | Non
         assert sleeper.cancelled.is_set()
         told = reading.exception(PATIENCE)
         assert isinstance(told, OSError)
-        # The reader asks again where it was interrupted; of a ring whose thread ends, the kernel cancels what is new.
+        # Who was interrupted asks again, and of a ring that ends the kernel cancels what is new.
         assert told.errno in {errno.EINTR, errno.ENOTCONN, errno.ECONNABORTED, errno.ECANCELED}
 
 

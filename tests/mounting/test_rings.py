@@ -6,7 +6,9 @@ This host seldom has. A guest of tests/integration runs these, and the other tes
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,9 +79,20 @@ def test_all_requests_of_a_directory_go_by_the_rings(uncached: Path, share: Path
         assert mount.ended() == 0
 
 
-def test_requests_for_python_go_by_the_rings_where_threads_read(mountpoint: Path) -> None:
+def await_rings(mountpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ask until an answer came by a ring: until all are prepared, requests go over the device."""
+    deadline = time.monotonic() + PATIENCE
+    while SAID not in caplog.text:
+        assert not (mountpoint / "ready").exists()
+        assert time.monotonic() < deadline, caplog.text
+
+
+def test_requests_for_python_go_by_the_rings_where_threads_read(
+    mountpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     board = Board({"file": b"content" * 100_000})
-    with on_thread(board, mountpoint, threads=1):
+    with caplog.at_level(logging.INFO), on_thread(board, mountpoint, threads=1):
+        await_rings(mountpoint, caplog)
         assert (mountpoint / "file").read_bytes() == b"content" * 100_000
         before = reads_of_the_device(os.getpid())
         with ThreadPoolExecutor(max_workers=8) as readers:
