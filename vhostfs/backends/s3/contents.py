@@ -16,6 +16,7 @@ from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.reading import Reader, Target
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.filesystem import WriteBuffer
+from vhostfs.filesystem.refusals import refused
 
 if TYPE_CHECKING:
     from vhostfs.backends.s3.writing.streaming import Stream
@@ -78,7 +79,7 @@ class Contents:
         """Take data; return how many bytes. Raise OSError EFBIG, ENOSPC."""
         size = min(data.size, SIZE_MAXIMUM - offset)
         if size <= 0:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            raise refused(errno.EFBIG)
         done = data.write_to_fd(self.file.descriptor, offset)
         self.note_written(offset, offset + done)
         return done

@@ -12,8 +12,9 @@ from typing import Final
 
 from vhostfs.backends.s3.naming.metadata import PosixMetadata, encoded
 from vhostfs.backends.s3.naming.nodes import Node
-from vhostfs.backends.s3.operations import Operations, fail
+from vhostfs.backends.s3.operations import Operations
 from vhostfs.filesystem import Caller
+from vhostfs.filesystem.refusals import refused
 
 NAME_MAXIMUM: Final = 255
 VALUE_MAXIMUM: Final = 64 << 10
@@ -28,7 +29,7 @@ class ExtendedAttributes(Operations):
         values = await self._xattrs(node)
         if name not in values:
             _check(self._node(node), name, errno.ENODATA)
-            fail(errno.ENODATA)
+            raise refused(errno.ENODATA)
         return values[name]
 
     async def listxattr(self, caller: Caller, node: int) -> list[str]:
@@ -40,15 +41,15 @@ class ExtendedAttributes(Operations):
     ) -> None:
         """Set an attribute."""
         if flags & ~(os.XATTR_CREATE | os.XATTR_REPLACE):
-            fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         if len(value) > VALUE_MAXIMUM:
-            fail(errno.E2BIG)
+            raise refused(errno.E2BIG)
         values = dict(await self._xattrs(node))
         _check(self._node(node), name, errno.EPERM)
         if flags & os.XATTR_CREATE and name in values:
-            fail(errno.EEXIST)
+            raise refused(errno.EEXIST)
         if flags & os.XATTR_REPLACE and name not in values:
-            fail(errno.ENODATA)
+            raise refused(errno.ENODATA)
         await self._change_xattrs(node, {**values, name: value})
 
     async def removexattr(self, caller: Caller, node: int, name: str) -> None:
@@ -56,7 +57,7 @@ class ExtendedAttributes(Operations):
         values = dict(await self._xattrs(node))
         _check(self._node(node), name, errno.EPERM)
         if name not in values:
-            fail(errno.ENODATA)
+            raise refused(errno.ENODATA)
         del values[name]
         await self._change_xattrs(node, values)
 
@@ -93,4 +94,4 @@ def _check(node: Node, name: str, missing: int) -> None:
     elif name in _NAMESPACES:
         number = errno.EINVAL
     if number:
-        fail(number)
+        raise refused(number)

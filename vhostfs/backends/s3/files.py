@@ -9,7 +9,7 @@ from typing import Final
 
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM
 from vhostfs.backends.s3.naming.attributes import made, written
-from vhostfs.backends.s3.operations import Operations, fail
+from vhostfs.backends.s3.operations import Operations
 from vhostfs.backends.s3.options import Handle, Metadata
 from vhostfs.backends.s3.reading import Target
 from vhostfs.backends.s3.store import ArchivedError, ConditionError
@@ -23,6 +23,7 @@ from vhostfs.filesystem import (
     WriteBuffer,
     WriteFlags,
 )
+from vhostfs.filesystem.refusals import refused
 
 _NOT_OPENED: Final = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}
 
@@ -43,7 +44,7 @@ class FileOperations(Operations):
             else:
                 await self._names.refresh(found)  # what is written again keeps its metadata
         if found.type != stat.S_IFREG:
-            fail(_NOT_OPENED.get(found.type, errno.ENXIO))
+            raise refused(_NOT_OPENED.get(found.type, errno.ENXIO))
         contents = await self._contents(found)
         if flags & os.O_TRUNC:
             self._truncate(found, contents, 0)
@@ -63,7 +64,7 @@ class FileOperations(Operations):
         directory = self._directory(parent)
         self._check_name(directory, name)
         if await self._names.find(directory, name) is not None:
-            fail(errno.EEXIST)
+            raise refused(errno.EEXIST)
         node = self._names.nodes.add(directory, name, stat.S_IFREG)
         node.posix, node.pending = made(caller, directory, stat.S_IFREG | mode), True
         self._names.believe(node)
@@ -90,7 +91,7 @@ class FileOperations(Operations):
             await self._reopen(handle)
             count = await handle.contents.read(offset, target)
         except ArchivedError:
-            fail(errno.EIO)
+            raise refused(errno.EIO) from None
         handle.answered = True
         return count
 
@@ -177,14 +178,14 @@ class FileOperations(Operations):
         handle = _held(handle)
         contents = self._current(handle.node, handle)
         if offset < 0 or length <= 0:
-            fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         if offset + length > SIZE_MAXIMUM:
-            fail(errno.EFBIG)
+            raise refused(errno.EFBIG)
         keeps = bool(mode & FallocateFlags.KEEP_SIZE)
         action = mode & ~int(FallocateFlags.KEEP_SIZE)
         punches = action == FallocateFlags.PUNCH_HOLE
         if action not in {0, FallocateFlags.ZERO_RANGE} and not (punches and keeps):
-            fail(errno.EOPNOTSUPP)
+            raise refused(errno.EOPNOTSUPP)
         if action:
             contents.clear(offset, offset + length)
         if not keeps and offset + length > contents.size:
@@ -218,5 +219,5 @@ class FileOperations(Operations):
 
 def _held(handle: Handle | None) -> Handle:
     if handle is None:
-        fail(errno.EBADF)
+        raise refused(errno.EBADF)
     return handle

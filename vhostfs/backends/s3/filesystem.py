@@ -23,7 +23,6 @@ from vhostfs.backends.s3.naming.metadata import encoded
 from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.operating.probing import Probe
 from vhostfs.backends.s3.operating.reporting import Reporter
-from vhostfs.backends.s3.operations import fail
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import REWRITE_MAXIMUM, ObjectStore
@@ -42,6 +41,7 @@ from vhostfs.filesystem import (
     SetAttr,
     StatFs,
 )
+from vhostfs.filesystem.refusals import refused
 
 LINK_MAXIMUM: Final = 4095
 NODES_MAXIMUM: Final = 1_000_000
@@ -166,9 +166,9 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         await self._names.refresh(found)
         if changes.size is not None:
             if found.type != stat.S_IFREG:
-                fail(errno.EISDIR if found.is_directory else errno.EINVAL)
+                raise refused(errno.EISDIR if found.is_directory else errno.EINVAL)
             if changes.size > SIZE_MAXIMUM:
-                fail(errno.EFBIG)
+                raise refused(errno.EFBIG)
             if handle is not None or (found.contents is not None and found.contents.users):
                 # Who has it open has seen what it was, and may be the one who cuts it off.
                 contents = self._current(found, handle)
@@ -178,7 +178,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         elif (
             not found.opens and found.size > REWRITE_MAXIMUM and not self._store.capabilities.replace_metadata
         ):
-            fail(errno.EOPNOTSUPP)
+            raise refused(errno.EOPNOTSUPP)
         posix = changed(found, changes, self._attr(found, handle))
         encoded(posix)  # refuses what there is no room for
         found.posix, found.pending = posix, True
@@ -199,7 +199,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         found = self._node(node)
         await self._names.refresh(found)
         if found.type != stat.S_IFLNK:
-            fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         if found.posix is not None and found.posix.link is not None:
             return found.posix.link
         if found.intent is not None and found.intent.body:
@@ -225,13 +225,13 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         """Make a symbolic link: an object with the target as its body."""
         body = os.fsencode(target)
         if len(body) > LINK_MAXIMUM:
-            fail(errno.ENAMETOOLONG)
+            raise refused(errno.ENAMETOOLONG)
         node = await self._make(caller, parent, name, stat.S_IFLNK | 0o777, body)
         return self._entry(node)
 
     def link(self, caller: Caller, node: int, parent: int, name: str) -> NoReturn:
         """Refuse: an object has one key."""
-        fail(errno.EPERM)
+        raise refused(errno.EPERM)
 
     async def unlink(self, caller: Caller, parent: int, name: str) -> None:
         """Delete an object; what is open of it is fetched before."""
@@ -239,7 +239,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         directory = self._directory(parent)
         node = await self._existing(directory, name)
         if node.is_directory:
-            fail(errno.EISDIR)
+            raise refused(errno.EISDIR)
         async with self._commits.lock(node):
             contents = node.contents
             if contents is not None and node.opens:
@@ -259,10 +259,10 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         directory = self._directory(parent)
         node = await self._existing(directory, name)
         if not node.is_directory:
-            fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         is_full, has_index = await self._what_is_in(node)
         if is_full:
-            fail(errno.ENOTEMPTY)
+            raise refused(errno.ENOTEMPTY)
         async with self._commits.lock(node):
             if node.etag is not None or node.intent is None:
                 with self._commits.deleting(node):
@@ -279,26 +279,26 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         """Rename: what is not in the bucket yet by name alone, all else by copies and deletions."""
         self._writable()
         if flags & ~int(RenameFlags.NOREPLACE):
-            fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         source, target = self._directory(parent), self._directory(new_parent)
         node = await self._existing(source, name)
         self._check_name(target, new_name)
         replaced = await self._names.find(target, new_name)
         if replaced is not None and flags & RenameFlags.NOREPLACE:
-            fail(errno.EEXIST)
+            raise refused(errno.EEXIST)
         if _is_below(target, node):
-            fail(errno.EINVAL)
+            raise refused(errno.EINVAL)
         if replaced is node:
             return
         if replaced is not None:
             if _is_below(source, replaced):
-                fail(errno.ENOTEMPTY)
+                raise refused(errno.ENOTEMPTY)
             if replaced.is_directory and not node.is_directory:
-                fail(errno.EISDIR)
+                raise refused(errno.EISDIR)
             if node.is_directory and not replaced.is_directory:
-                fail(errno.ENOTDIR)
+                raise refused(errno.ENOTDIR)
             if replaced.is_directory and await self._has_children(replaced):
-                fail(errno.ENOTEMPTY)
+                raise refused(errno.ENOTEMPTY)
         if node.is_directory:
             await self._commits.below(node)
             for moved in await self._renamer.move_directory(node, target, new_name):

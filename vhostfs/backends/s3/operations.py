@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 from dataclasses import replace
-from typing import Final, NoReturn
+from typing import Final
 
 from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.contents import Contents
@@ -23,14 +22,10 @@ from vhostfs.backends.s3.writing.committing import Committer
 from vhostfs.backends.s3.writing.journaling import Journaling
 from vhostfs.backends.s3.writing.scheduling import Commits
 from vhostfs.filesystem import Attr, Caller, Entry, Filesystem, Options
+from vhostfs.filesystem.refusals import refused
 
 UNSURE_SECONDS: Final = 1.0
 """How long the kernel may believe attributes that a listing told, of which HEAD might tell others."""
-
-
-def fail(number: int) -> NoReturn:
-    """Raise an OSError."""
-    raise OSError(number, os.strerror(number))
 
 
 class Operations(Filesystem[Handle]):
@@ -62,40 +57,40 @@ class Operations(Filesystem[Handle]):
         try:
             return self._names.nodes[number]
         except KeyError:
-            fail(errno.ESTALE)
+            raise refused(errno.ESTALE) from None
 
     def _changeable(self, number: int) -> Node:
         """Return a node that can have an object with metadata: all but the root of a whole bucket."""
         node = self._node(number)
         if not self._names.key(node):
-            fail(errno.EPERM)
+            raise refused(errno.EPERM)
         return node
 
     def _directory(self, number: int) -> Node:
         node = self._node(number)
         if not node.is_directory:
-            fail(errno.ENOTDIR)
+            raise refused(errno.ENOTDIR)
         return node
 
     def _writable(self) -> None:
         if self._options.read_only:
-            fail(errno.EROFS)
+            raise refused(errno.EROFS)
 
     def _check_name(self, directory: Node, name: str) -> None:
         """Refuse a name that no key can have."""
         if directory.gone:
-            fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         if not is_name(name):
-            fail(errno.EILSEQ)
+            raise refused(errno.EILSEQ)
         if is_reserved(name):
-            fail(errno.EPERM)
+            raise refused(errno.EPERM)
         if len(self._names.child_key(directory, name).encode()) + 1 > KEY_MAXIMUM:
-            fail(errno.ENAMETOOLONG)
+            raise refused(errno.ENAMETOOLONG)
 
     async def _existing(self, directory: Node, name: str) -> Node:
         node = await self._names.find(directory, name)
         if node is None:
-            fail(errno.ENOENT)
+            raise refused(errno.ENOENT)
         return node
 
     async def _know(self, node: Node) -> None:
@@ -127,7 +122,7 @@ class Operations(Filesystem[Handle]):
         directory = self._directory(parent)
         self._check_name(directory, name)
         if await self._names.find(directory, name) is not None:
-            fail(errno.EEXIST)
+            raise refused(errno.EEXIST)
         kind = stat.S_IFMT(mode) or stat.S_IFREG
         node = self._names.nodes.add(directory, name, kind)
         # Known before it is there: until then, who asks for the name finds this node.
@@ -188,7 +183,7 @@ class Operations(Filesystem[Handle]):
         if node.gone:
             return contents
         if contents is not node.contents or (contents.etag != node.etag and not contents.changed):
-            fail(errno.ESTALE)
+            raise refused(errno.ESTALE)
         return contents
 
     def _new_contents(self, node: Node) -> Contents:

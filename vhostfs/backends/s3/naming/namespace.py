@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, suppress
@@ -36,6 +35,7 @@ from vhostfs.backends.s3.store import (
     Page,
     StoreError,
 )
+from vhostfs.filesystem.refusals import refused
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Namespace:
                 # What has failed was begun before this was asked, perhaps for nobody: it may not fail again.
                 await self._once(node.number, lambda: self._head(node))
         if node.gone and node.posix is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise refused(errno.ESTALE)
 
     async def revalidate(self, node: Node) -> None:
         """Ask whether a file is what it was, where that may not be believed any more; as `refresh`."""

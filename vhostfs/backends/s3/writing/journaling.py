@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 UNNAMED: Final = "no path of this mount can name it"
 REPLACED: Final = "a later file has its name"
+PIECE: Final = 1 << 20
+"""How much of what was kept is held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +301,6 @@ class Journaling:
         if not intent.conflict:
             raise KeyError(number)
         return intent
-
-
-PIECE: Final = 1 << 20
 
 
 def _number(contents: Contents) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from vhostfs.backends.s3.store import (
 )
 from vhostfs.backends.s3.writing.copying import Copier, all_of
 from vhostfs.backends.s3.writing.uploading import Uploads
+from vhostfs.filesystem.refusals import refused
 
 COPIES_AT_ONCE: Final = 64
 
@@ -101,7 +101,7 @@ class Renamer:
         found = {item.key: (item.etag, item.size) for item in await self._all_below(old)}
         longest = max((len(key.encode()) for key in found), default=0)
         if longest + len(new.encode()) - len(old.encode()) > KEY_MAXIMUM:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+            raise refused(errno.ENAMETOOLONG)
         copies: dict[str, _Copy] = {}
         at_once = asyncio.Semaphore(COPIES_AT_ONCE)
 
@@ -196,7 +196,7 @@ class Renamer:
             got = await self._store.list(key, page=page)
             found += got.objects
             if len(found) > self._limit:
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+                raise refused(errno.EXDEV)
             page = got.next
             if page is None:
                 return found
