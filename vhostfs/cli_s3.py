@@ -28,7 +28,18 @@ BAR: Final = 30
 STEPS: Final = 10
 """How many lines say how far a command is, where there is no terminal."""
 
-_BYTES: Final = frozenset(("received", "sent", "memory", "unwritten bytes"))
+_BYTES: Final = frozenset(
+    (
+        "received",
+        "sent",
+        "memory",
+        "unwritten bytes",
+        "cache: served",
+        "cache: fetched",
+        "disk cache: size",
+        "disk cache: used",
+    )
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +120,10 @@ def _sync(tell: Callable[..., Any]) -> int:
     failed = answer["failed"]
     for each in failed:
         _print(escaped(f"{each['key']}: {each['reason']}"))
-    _print(f"{answer['files'] - len(failed)} files are in the bucket now, {len(failed)} are not")
+    if answer["files"]:
+        _print(f"{answer['files'] - len(failed)} files are in the bucket now, {len(failed)} are not")
+    else:
+        _print("everything was in the bucket already")
     return 1 if failed else 0
 
 
@@ -176,7 +190,9 @@ def _table(status: Mapping[str, Any]) -> str:
     rows: list[tuple[str, str]] = []
     for name, value in status.items():
         if isinstance(value, Mapping):
-            rows += [(escaped(f"{name}: {each}"), _shown(name, count)) for each, count in value.items()]
+            for each, count in value.items():
+                whole = f"{name}: {each}"
+                rows.append((escaped(whole.replace("_", " ")), _shown(whole, count)))
         elif isinstance(value, list):
             rows += [(name, _shown(name, each)) for each in value]
         elif value is not None:
@@ -188,6 +204,8 @@ def _table(status: Mapping[str, Any]) -> str:
 def _shown(name: str, value: object) -> str:
     if name in _BYTES and isinstance(value, int):
         return _size(value)
+    if isinstance(value, float):
+        return f"{value:.1f}"
     return escaped(str(value))  # what a bucket's keys and a server hold is not to command the terminal
 
 

@@ -120,6 +120,8 @@ async def test_the_status_counts_what_was_asked_of_the_store(
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert lines["received"].strip() == "3.9 KiB"
     assert lines["requests: PutObject"].strip() == "1"
+    assert lines["cache: fetched"].strip() == "3.9 KiB"
+    assert lines["cache: disk hits"].strip() == "0"
 
 
 async def test_a_sync_brings_what_was_written_to_the_bucket(
@@ -133,6 +135,8 @@ async def test_a_sync_brings_what_was_written_to_the_bucket(
     assert await mounted.run("sync") == 0
     assert server.bucket.objects["file19"].data == DATA
     assert capsys.readouterr().out == "20 files are in the bucket now, 0 are not\n"
+    assert await mounted.run("sync") == 0
+    assert capsys.readouterr().out == "everything was in the bucket already\n"
     files.append(await _unwritten(mounted.client, "bad\x1b"))
     server.fail(Kind.STATUS, "PutObject", status=403, code="AccessDenied")
     assert await mounted.run("sync") == 1
