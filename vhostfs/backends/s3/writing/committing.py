@@ -7,7 +7,6 @@ object is there.
 
 from __future__ import annotations
 
-import asyncio
 import mmap
 import os
 import secrets
@@ -37,12 +36,11 @@ from vhostfs.backends.s3.store import (
     Written,
 )
 from vhostfs.backends.s3.writing.streaming import STREAM_MINIMUM, Stream
-from vhostfs.backends.s3.writing.uploading import PART_SIZE, OpenUpload, Uploads
+from vhostfs.backends.s3.writing.uploading import PART_SIZE, OpenUpload, Send, Uploads
 
 SINGLE_MAXIMUM: Final = 8 << 20
 """The largest file that is written by one request."""
 
-PARTS_AT_ONCE: Final = 8
 UPLOADS_MAXIMUM: Final = 3
 """How often a file is sent when another writer gets in the way of its upload."""
 
@@ -357,28 +355,18 @@ class Committer:
         etag: str | None,
         contents: Contents | None,
     ) -> Written:
-        upload = await self.uploads.begin(key, headers)
-        at_once = asyncio.Semaphore(PARTS_AT_ONCE)
+        def send(planned: _Planned) -> Send:
+            begin, end = planned.begin, planned.end
+            if planned.copied:
+                assert etag is not None
+                return lambda upload, number: self.uploads.copy(upload, number, key, begin, end, match=etag)
+            assert contents is not None
+            return lambda upload, number: self.uploads.part(upload, number, contents, begin, end)
 
-        async def send(number: int, planned: _Planned) -> Part:
-            async with at_once:
-                if planned.copied:
-                    assert etag is not None
-                    return await self.uploads.copy(
-                        upload, number, key, planned.begin, planned.end, match=etag
-                    )
-                assert contents is not None
-                return await self.uploads.part(upload, number, contents, planned.begin, planned.end)
+        def complete(upload: OpenUpload, parts: Sequence[Part]) -> Awaitable[Written]:
+            return self._complete(key, upload, parts, nonce, etag)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(send(number, each)) for number, each in enumerate(plan, 1)]
-            return await self._complete(key, upload, [task.result() for task in tasks], nonce, etag)
-        except BaseException as error:
-            await asyncio.shield(self.uploads.abort(upload))
-            if isinstance(error, BaseExceptionGroup):
-                raise _first(error) from None
-            raise
+        return await self.uploads.in_parts(key, headers, map(send, plan), complete)
 
     async def _complete(
         self, key: str, upload: OpenUpload, parts: Sequence[Part], nonce: str, etag: str | None
@@ -423,11 +411,3 @@ def _headers(posix: PosixMetadata | None, nonce: str, content_type: str | None =
     )
     kept = {name: value for name, value in foreign.metadata.items() if name != NONCE}
     return encoded(replace(posix, foreign=Headers({**kept, NONCE: nonce}, standard)))
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the error of a group of which the others are consequences."""
-    found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from vhostfs.backends.s3.store import (
     COPY_MAXIMUM,
@@ -15,10 +14,9 @@ from vhostfs.backends.s3.store import (
     UnsupportedError,
     Written,
 )
-from vhostfs.backends.s3.writing.uploading import OpenUpload, Uploads
+from vhostfs.backends.s3.writing.uploading import OpenUpload, Send, Uploads
 
 PART_SIZE: Final = 1 << 30
-PARTS_AT_ONCE: Final = 8
 
 
 class Copier:
@@ -55,38 +53,21 @@ class Copier:
     ) -> Written:
         if not self._store.capabilities.copy_part:
             raise UnsupportedError(f"{source} is too large for one copy")
-        upload = await self._uploads.begin(key, (await self._store.head(source)).headers)
-        at_once = asyncio.Semaphore(PARTS_AT_ONCE)
 
-        async def copy(number: int, begin: int) -> Part:
-            async with at_once:
-                end = min(begin + PART_SIZE, size)
-                return await self._uploads.copy(upload, number, source, begin, end, match=etag)
+        def piece(begin: int) -> Send:
+            end = min(begin + PART_SIZE, size)
+            return lambda upload, number: self._uploads.copy(upload, number, source, begin, end, match=etag)
 
-        try:
-            parts = await all_of(copy(number, at) for number, at in enumerate(range(0, size, PART_SIZE), 1))
-            return await self._complete(upload, parts, replaced)
-        except BaseException:
-            await asyncio.shield(self._uploads.abort(upload))
-            raise
+        async def complete(upload: OpenUpload, parts: Sequence[Part]) -> Written:
+            careful = self._store.capabilities.conditional_put
+            written = await self._uploads.complete(
+                upload,
+                parts,
+                if_match=replaced if careful else None,
+                if_absent=careful and replaced is None,
+            )
+            self._uploads.ended(upload)
+            return written
 
-    async def _complete(self, upload: OpenUpload, parts: Sequence[Part], replaced: str | None) -> Written:
-        careful = self._store.capabilities.conditional_put
-        written = await self._uploads.complete(
-            upload,
-            parts,
-            if_match=replaced if careful else None,
-            if_absent=careful and replaced is None,
-        )
-        self._uploads.ended(upload)
-        return written
-
-
-async def all_of[Result](calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Return what calls return that are made side by side; raise the first error, when all have ended."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except BaseExceptionGroup as error:
-        raise error.exceptions[0] from None
-    return [task.result() for task in tasks]
+        headers = (await self._store.head(source)).headers
+        return await self._uploads.in_parts(key, headers, map(piece, range(0, size, PART_SIZE)), complete)

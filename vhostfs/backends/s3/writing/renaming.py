@@ -27,8 +27,8 @@ from vhostfs.backends.s3.store import (
     StoreError,
     Written,
 )
-from vhostfs.backends.s3.writing.copying import Copier, all_of
-from vhostfs.backends.s3.writing.uploading import Uploads
+from vhostfs.backends.s3.writing.copying import Copier
+from vhostfs.backends.s3.writing.uploading import Uploads, all_of
 from vhostfs.filesystem.refusals import refused
 
 COPIES_AT_ONCE: Final = 64

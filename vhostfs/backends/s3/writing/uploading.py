@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import Journal, UploadNote
@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 PART_SIZE: Final = 8 << 20
 PARTS_OF_A_SIZE: Final = 1000
 """How many parts follow each other before they double: the 10,000 that there may be suffice for any size."""
+
+PARTS_AT_ONCE: Final = 8
+"""How many parts of an upload are sent side by side."""
 
 MEMORY: Final = 64 << 20
 """For all parts on their way; one that is larger goes alone."""
@@ -106,6 +109,13 @@ class OpenUpload:
     note: UploadNote | None
 
 
+type Send = Callable[[OpenUpload, int], Coroutine[Any, Any, Part]]
+"""What sends one part of an upload, as that of a number."""
+
+type Complete = Callable[[OpenUpload, Sequence[Part]], Awaitable[Written]]
+"""What makes the parts of an upload an object."""
+
+
 class Uploads:
     """All uploads of a file system. For one event loop."""
 
@@ -129,6 +139,27 @@ class Uploads:
             await asyncio.shield(self.abort(upload))
             raise
         return upload
+
+    async def in_parts(
+        self, key: str, headers: Headers, sends: Iterable[Send], complete: Complete
+    ) -> Written:
+        """Upload parts side by side, and return what their completion does; raise StoreError.
+
+        Where anything fails, nothing is left of the upload.
+        """
+        upload = await self.begin(key, headers)
+        at_once = asyncio.Semaphore(PARTS_AT_ONCE)
+
+        async def sent(send: Send, number: int) -> Part:
+            async with at_once:
+                return await send(upload, number)
+
+        try:
+            parts = await all_of(sent(send, number) for number, send in enumerate(sends, 1))
+            return await complete(upload, parts)
+        except BaseException:
+            await asyncio.shield(self.abort(upload))
+            raise
 
     async def part(self, upload: OpenUpload, number: int, contents: Contents, begin: int, end: int) -> Part:
         """Send a range of a file as a part; raise StoreError."""
@@ -230,3 +261,21 @@ def _restart(error: MissingError) -> StoreError:
             error.strerror or "", code=error.code, status=error.status, doubtful=error.doubtful
         )
     return error
+
+
+async def all_of[Result](calls: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Return what calls return that are made side by side; raise the first error, when all have ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except BaseExceptionGroup as error:
+        raise _first(error) from None
+    return [task.result() for task in tasks]
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error of a group of which the others are consequences."""
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
