@@ -30,6 +30,7 @@ from vhostfs.backends.s3.store import (
     ConflictError,
     Headers,
     MissingError,
+    ObjectInfo,
     ObjectStore,
     Part,
     StoreError,
@@ -46,6 +47,9 @@ UPLOADS_MAXIMUM: Final = 3
 
 NONCE: Final = "vhostfs-op"
 """The metadata that tells which write an object comes from."""
+
+NO_STATE: Final = -1
+"""Less than any state of an intent."""
 
 
 class Conflict(StrEnum):
@@ -137,15 +141,20 @@ class Committer:
             return self._journal.nonce(contents.file.number)
         return self._journal.nonce(secrets.token_hex(8) if node.intent is None else node.intent.number)
 
-    async def is_done(self, intent: Intent) -> bool:
-        """Tell whether the bucket has an intent, as it is or a later state of it; raise StoreError."""
+    async def _look_at(self, key: str, number: str) -> tuple[ObjectInfo | None, int]:
+        """Return the object of a key, and which state of an intent it has: NO_STATE for another's."""
         assert self._journal is not None
         try:
-            found = await self._store.head(intent.key)
+            found = await self._store.head(key)
         except MissingError:
-            return False
-        known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent.number)
-        return known is not None and known > intent.sequence
+            return None, NO_STATE
+        known = self._journal.knows(found.headers.metadata.get(NONCE, ""), number)
+        return found, NO_STATE if known is None else known
+
+    async def is_done(self, intent: Intent) -> bool:
+        """Tell whether the bucket has an intent, as it is or a later state of it; raise StoreError."""
+        _, known = await self._look_at(intent.key, intent.number)
+        return known > intent.sequence
 
     async def _is_late(self, node: Node) -> bool:
         """Tell whether the object that is in the way is a state of the same file, and go on from there."""
@@ -155,11 +164,8 @@ class Committer:
             number = node.intent.number
         if number is None or self._journal is None:
             return False
-        try:
-            found = await self._store.head(self._namespace.key(node))
-        except MissingError:
-            return False
-        if self._journal.knows(found.headers.metadata.get(NONCE, ""), number) is None:
+        found, known = await self._look_at(self._namespace.key(node), number)
+        if found is None or known == NO_STATE:
             return False
         node.etag = found.etag
         if contents is not None:
@@ -173,18 +179,11 @@ class Committer:
 
         Nothing is to be committed of the file, if so. Its lock is held. Raise StoreError.
         """
-        assert self._journal is not None
-        try:
-            found = await self._store.head(self._namespace.key(node))
-        except MissingError:
-            found = None
+        found, known = await self._look_at(self._namespace.key(node), intent.number)
         intent.recovered = False
-        known = None
-        if found is not None:
-            known = self._journal.knows(found.headers.metadata.get(NONCE, ""), intent.number)
         there = None if found is None else found.etag
         is_deleted = intent.deleting and there != intent.etag
-        if is_deleted or (known is not None and known > intent.sequence):
+        if is_deleted or known > intent.sequence:
             node.pending, node.posix, node.expires = False, None, 0.0
             if node.contents is not None:
                 node.contents.changed = False
@@ -194,7 +193,7 @@ class Committer:
                 self._namespace.nodes.detach(node)
             else:
                 node.etag, node.size, node.modified = found.etag, found.size, found.modified
-        elif known is not None:
+        elif known != NO_STATE:
             node.etag = there
             if node.contents is not None:
                 node.contents.etag = there
