@@ -115,6 +115,35 @@ async def test_reading_on_fetches_ahead_and_everything_once(make_reader: MakeRea
     assert server.busiest >= 2
 
 
+@pytest.mark.parametrize("size", [4096, 5000, BLOCK, MIB])
+async def test_reading_backward_fetches_what_lies_before_and_everything_once(
+    make_reader: MakeReader, server: FakeS3, size: int
+) -> None:
+    """Within a window that grows: who ends early has fetched little in vain."""
+    reader, end = make_reader(), len(DATA)
+    first_of_all = end - MIB // 4
+    while end > first_of_all - size:
+        end -= size
+        assert await _read(reader, end, size) == DATA[end : end + size]
+    assert server.sent <= max(2 * MIB, 4 * size)
+    while end > 0:
+        size = min(size, end)
+        end -= size
+        assert await _read(reader, end, size) == DATA[end : end + size]
+    assert server.requests["GetObject"] <= 24
+    assert server.sent <= len(DATA) + 2 * BLOCK
+
+
+async def test_pages_one_before_the_other_by_chance_fetch_no_more(
+    make_reader: MakeReader, server: FakeS3
+) -> None:
+    reader = make_reader()
+    for at in range(2 * MIB, 6 * MIB, MIB):
+        for offset in (at, at - 4096, at - 4096 + 7 * BLOCK):
+            assert await _read(reader, offset, 4096) == DATA[offset : offset + 4096]
+    assert server.sent == 3 * 4 * BLOCK
+
+
 async def test_several_streams_of_one_reader_are_told_apart(make_reader: MakeReader, server: FakeS3) -> None:
     """Each fetches ahead."""
     reader = make_reader()

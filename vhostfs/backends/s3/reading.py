@@ -4,6 +4,7 @@ A reader looks at the offsets that are asked for. Who reads on where a read has 
 parts ahead of it are fetched side by side, the first small, then larger, and as many as it takes that
 nobody has to wait; reads that lead nowhere cost the blocks that they touch, each asked for once. Several
 streams of one file are told apart, and one that turns out to leave most of what it passes unread is none.
+For who reads backward, each time what lies before the last read, the same is done in that direction.
 
 What is fetched lies in the cache's memory; all streams that read at a time share it. A large read for which
 nothing is there yet, and that goes on from nothing, is received where the guest wants it.
@@ -47,6 +48,12 @@ EAGER_READ: Final = 256 << 10
 
 EAGER_WINDOW: Final = 8 << 20
 """How far ahead is fetched for it at first."""
+
+BACKWARD_READS: Final = 3
+"""How many reads each before the last make a way back: two of a database's pages lie so by chance."""
+
+BACKWARD_WINDOW: Final = 256 << 10
+"""How far before it is fetched at first."""
 
 SLACK: Final = 1 << 20
 """How far from where a stream is expected a read may begin: reads overtake each other on the way."""
@@ -151,6 +158,27 @@ class _Stream:
         return self.position - slack <= offset <= max(self.position + slack, self.fetched_to)
 
 
+@dataclass(slots=True, eq=False)
+class _WayBack:
+    """Reads that end where the one before began: of a log's last lines, say."""
+
+    end: int
+    """Where the first of them ended."""
+    position: int
+    """Where the last one began."""
+    contiguous: int = 1
+    part: int = BACKWARD_WINDOW
+    window: Window = field(default_factory=lambda: Window(BACKWARD_WINDOW))
+    fetched_from: int = 0
+    """From where on all up to `position` was fetched, or is on its way."""
+    ahead: list[Piece] = field(default_factory=list)
+
+    @property
+    def read(self) -> int:
+        """Return how much was read."""
+        return self.end - self.position
+
+
 class Reader:
     """Reads one version of one object. For one event loop; reads may come at once and in any order."""
 
@@ -161,6 +189,7 @@ class Reader:
         self._size = size
         self._streams: deque[_Stream] = deque()
         self._ends: deque[int] = deque(maxlen=STREAMS)
+        self._back: _WayBack | None = None
 
     async def read(self, offset: int, target: Target, begin: int, end: int) -> None:
         """Read from an offset on into a target, from begin to end; all of it lies within the object.
@@ -170,12 +199,15 @@ class Reader:
         counters = self.cache.counters
         counters.served += end - begin
         stream = self._stream_of(offset, end - begin)
-        if self._fetch_missing(offset, offset + end - begin, direct=stream is None):
+        back = self._way_back_of(offset, end - begin) if stream is None else None
+        if self._fetch_missing(offset, offset + end - begin, direct=stream is None and back is None):
             counters.hits += 1
         else:
             counters.misses += 1
         if stream is not None:
             self._fetch_ahead(stream)
+        elif back is not None:
+            self._fetch_before(back)
         shift = begin - offset
         there = offset + end - begin
         while offset < there:
@@ -187,7 +219,7 @@ class Reader:
             else:
                 to = min(there, piece.end)
                 if piece.fetch is not None:
-                    await self._wait(piece, piece.fetch, stream)
+                    await self._wait(piece, piece.fetch, stream or back)
                 target.store(offset + shift, piece.view[offset - piece.begin : to - piece.begin])
                 self.cache.memory.touch(piece.slab)
             offset = to
@@ -198,12 +230,14 @@ class Reader:
         """Give up what was fetched ahead."""
         while self._streams:
             self._drop_stream(self._streams.popleft())
+        self._drop_way_back()
         self._version.close()
 
-    async def _wait(self, piece: Piece, fetch: Fetch, stream: _Stream | None) -> None:
+    async def _wait(self, piece: Piece, fetch: Fetch, stream: _Stream | _WayBack | None) -> None:
         """Wait for a piece, which then stays until the next await."""
         if stream is not None:
-            stream.window.waits(stream.position, stream.read, asyncio.get_running_loop().time())
+            come = stream.position if isinstance(stream, _Stream) else stream.read
+            stream.window.waits(come, stream.read, asyncio.get_running_loop().time())
         piece.slab.pins += 1
         try:
             await fetch.wait()
@@ -236,6 +270,17 @@ class Reader:
             return stream if begun else None
         self._ends.append(offset + size)
         return None
+
+    def _way_back_of(self, offset: int, size: int) -> _WayBack | None:
+        """Return the way back that a read belongs to; None for one that is on none."""
+        back = self._back
+        if back is None or not offset < back.position <= offset + size:
+            self._drop_way_back()
+            self._back = _WayBack(offset + size, offset, fetched_from=offset // BLOCK * BLOCK)
+            return None
+        back.position = offset
+        back.contiguous += 1
+        return back if back.contiguous >= BACKWARD_READS else None
 
     def _fetch_missing(self, begin: int, end: int, *, direct: bool) -> bool:
         """Begin to fetch what a read lacks; return whether it lacked nothing."""
@@ -279,6 +324,34 @@ class Reader:
             stream.part = min(stream.part * 2, PART_MOST)
         stream.fetched_to = at
 
+    def _fetch_before(self, back: _WayBack) -> None:
+        """Fetch so far before what is read as the window says, the nearest first."""
+        now = asyncio.get_running_loop().time()
+        window = min(back.window.size, self.cache.memory.part(back, now))
+        target = max(0, back.position - window)
+        end = min(back.fetched_from, back.position // BLOCK * BLOCK)
+        while end > target:
+            begin = max(0, end - back.part)
+            if not self._fetch_part_before(back, begin, end):
+                break
+            back.fetched_from = end = begin
+            back.part = min(back.part * 2, PART_MOST)
+        back.ahead = [piece for piece in back.ahead if piece.begin < back.position]
+
+    def _fetch_part_before(self, back: _WayBack, begin: int, end: int) -> bool:
+        """Begin to fetch what is not known of a part; False where there is no memory for it."""
+        while begin < end:
+            piece = self._version.blocks.get(begin // BLOCK)
+            if piece is not None:
+                begin = piece.end
+                continue
+            fetch = self.cache.fetch(self._version, begin, self._version.missing_to(begin, end))
+            if fetch is None:
+                return False
+            back.ahead += fetch.pieces
+            begin = fetch.end
+        return True
+
     def _drop_behind(self, stream: _Stream) -> None:
         """Let memory go that lies so far behind that no read on its way can want it."""
         ended = stream.position >= self._size
@@ -292,6 +365,14 @@ class Reader:
                 piece.fetch.abandon()
             else:
                 self._pass_by(piece)
+
+    def _drop_way_back(self) -> None:
+        back, self._back = self._back, None
+        if back is not None:
+            self.cache.memory.end(back)
+            for piece in back.ahead:
+                if piece.fetch is not None:
+                    piece.fetch.abandon()
 
     def _pass_by(self, piece: Piece) -> None:
         """Let the memory of a large object's piece go: who reads so much on end seldom begins again."""
