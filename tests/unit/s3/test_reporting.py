@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import io
 import json
 import logging
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,15 +23,18 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient, MakeFilesystem
+from tests.unit.s3.orders import told
 from vhostfs import cli
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.options import S3Options
+from vhostfs.backends.s3.store import Capabilities
 from vhostfs.cli_s3 import ProgressDisplay
 from vhostfs.control.messages import ProgressLine
 from vhostfs.control.server import Control, serve_control
+from vhostfs.filesystem import Progress
 from vhostfs.made_device import MadeDevice
 from vhostfs.testing import Client, mount
 
@@ -44,6 +49,7 @@ class Mounted:
 
     client: Client
     control: Path
+    filesystem: S3Filesystem
 
     async def run(self, *arguments: str) -> int:
         """Run `vhostfs s3`, and return its exit status."""
@@ -77,7 +83,7 @@ async def _mounted(filesystem: S3Filesystem, tmp_path: Path) -> AsyncIterator[Mo
         listener.listen()
         async with mount(filesystem) as client, anyio.create_task_group() as group:
             group.start_soon(serve_control, listener, Control(devices, network=True))
-            yield Mounted(client, tmp_path / "control")
+            yield Mounted(client, tmp_path / "control", filesystem)
             group.cancel_scope.cancel()
 
 
@@ -193,26 +199,98 @@ async def test_what_lost_a_race_is_listed_exported_and_given_up(
     assert capsys.readouterr().out == "there are none\n"
 
 
+async def _lost(mounted: Mounted, server: FakeS3, data: bytes, capsys: pytest.CaptureFixture[str]) -> str:
+    """Let a file lose a race, and return the number by which it is kept."""
+    node, handle = await _unwritten(mounted.client, "file", data)
+    server.bucket.put("file", b"of somebody else", {})
+    with pytest.raises(OSError, match=rf"^\[Errno {errno.ESTALE}\]"):
+        await mounted.client.flush(node, handle)
+    await mounted.client.release(node, handle)
+    assert await mounted.run("conflicts", "--json") == 0
+    [conflict] = json.loads(capsys.readouterr().out)
+    return str(conflict["number"])
+
+
 @pytest.mark.parametrize("size", [4000, 20 << 20])
 async def test_what_lost_a_race_is_written_over_what_is_there_by_order(
     mounted_with_state: Mounted, server: FakeS3, capsys: pytest.CaptureFixture[str], size: int
 ) -> None:
     """In parts where it is large; and then it is no conflict any more."""
-    client = mounted_with_state.client
     data = DATA[:100] * (size // 100)
-    node, handle = await _unwritten(client, "file", data)
-    server.bucket.put("file", b"of somebody else", {})
-    with pytest.raises(OSError, match=rf"^\[Errno {errno.ESTALE}\]"):
-        await client.flush(node, handle)
-    await client.release(node, handle)
-    assert await mounted_with_state.run("conflicts", "--json") == 0
-    [conflict] = json.loads(capsys.readouterr().out)
-    assert await mounted_with_state.run("conflicts", "--retry", conflict["number"]) == 0
+    number = await _lost(mounted_with_state, server, data, capsys)
+    assert await mounted_with_state.run("conflicts", "--retry", number) == 0
     assert server.bucket.objects["file"].data == data
     assert not server.bucket.uploads
     assert await mounted_with_state.run("conflicts") == 0
     assert capsys.readouterr().out == "there are none\n"
-    assert (await client.stat("/file")).size == len(data)
+    assert (await mounted_with_state.client.stat("/file")).size == len(data)
+
+
+@pytest.mark.parametrize(("operation", "size"), [("PutObject", 4000), ("CompleteMultipartUpload", 20 << 20)])
+async def test_what_was_written_by_order_is_known_though_the_answer_was_lost(
+    mounted_with_state: Mounted,
+    server: FakeS3,
+    capsys: pytest.CaptureFixture[str],
+    operation: str,
+    size: int,
+) -> None:
+    """As any file's is: it is no conflict any more."""
+    data = DATA[:100] * (size // 100)
+    number = await _lost(mounted_with_state, server, data, capsys)
+    server.fail(Kind.LATE_DROP, operation)
+    assert await mounted_with_state.run("conflicts", "--retry", number) == 0
+    assert server.bucket.objects["file"].data == data
+    assert await mounted_with_state.run("conflicts") == 0
+    assert capsys.readouterr().out == "there are none\n"
+
+
+async def test_a_daemon_killed_while_it_writes_by_order_leaves_no_upload_unknown_to_its_journal(
+    mounted_with_state: Mounted, server: FakeS3, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """So that the next one aborts it."""
+    number = await _lost(mounted_with_state, server, bytes(20 << 20), capsys)
+    server.held["UploadPart"] = release = asyncio.Event()
+    before = server.requests["UploadPart"]
+    retry = asyncio.ensure_future(mounted_with_state.run("conflicts", "--retry", number))
+    while server.requests["UploadPart"] == before:
+        await server.changed()
+    shutil.copytree(tmp_path, tmp_path / "killed", ignore=shutil.ignore_patterns("killed", "control"))
+    left = Journal(StateDirectory(tmp_path / "killed", "store", "bucket", "", make=False))
+    assert server.bucket.uploads
+    assert {note.upload for note in left.uploads.values()} == set(server.bucket.uploads)
+    assert number in left.intents
+    left.close()
+    release.set()
+    assert await retry == 0
+
+
+async def test_who_waits_for_a_large_file_to_be_written_by_order_sees_how_far_it_is(
+    mounted_with_state: Mounted, server: FakeS3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In bytes, up to all of them."""
+    size = 20 << 20
+    number = await _lost(mounted_with_state, server, bytes(size), capsys)
+    seen: list[Progress] = []
+    await told(mounted_with_state.filesystem, "s3-conflict-retry", number=number, report=seen.append)
+    assert len(seen) == 3
+    assert seen == sorted(seen, key=lambda progress: progress.done)
+    assert seen[-1] == Progress("file", size, size)
+
+
+@pytest.mark.parametrize("size", [4000, 20 << 20])
+async def test_a_store_that_knows_no_parts_is_written_to_by_order_too(
+    make_client: MakeClient, server: FakeS3, capsys: pytest.CaptureFixture[str], tmp_path: Path, size: int
+) -> None:
+    """By one request, as it is at any time."""
+    state = StateDirectory(tmp_path, "store", "bucket", "", make=False)
+    store = make_client(capabilities=Capabilities(multipart=False))
+    filesystem = S3Filesystem(store, S3Options(), Memory(1 << 20), state, journal=Journal(state))
+    async with _mounted(filesystem, tmp_path) as mounted:
+        number = await _lost(mounted, server, bytes(size), capsys)
+        await told(filesystem, "s3-conflict-retry", number=number)
+        assert server.bucket.objects["file"].data == bytes(size)
+        assert "CreateMultipartUpload" not in server.requests
+    filesystem.close()
 
 
 class Terminal(io.StringIO):

@@ -17,6 +17,7 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient
+from tests.unit.s3.orders import told
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.journal.journal import LOG, Journal
@@ -166,7 +167,7 @@ async def test_what_was_committed_before_the_crash_is_not_committed_again(
         await filesystem.recovered()
         assert await client.read_bytes("/file") == DATA
         assert filesystem.pending().files == 0
-        assert not filesystem.kept()
+        assert not await told(filesystem, "s3-conflicts")
     assert "PutObject" not in server.requests
 
 
@@ -195,13 +196,15 @@ async def test_who_loses_a_race_is_told_and_keeps_the_data(
         await client.release(node, handle)
         assert await client.read_bytes("/file") == b"theirs"
     async with mounted(write=Write.SYNC) as (client, filesystem):
-        [kept] = filesystem.kept()
-        assert (kept.key, kept.path, kept.size, kept.is_whole) == ("file", "/file", 4, True)
-        assert b"".join(filesystem.kept_data(kept.number)) == b"mine"
-        filesystem.discard_kept(kept.number)
-        assert not filesystem.kept()
+        [kept] = await told(filesystem, "s3-conflicts")
+        assert (kept["key"], kept["path"], kept["size"], kept["is_whole"]) == ("file", "/file", 4, True)
+        with (tmp_path / "exported").open("wb") as file:
+            await told(filesystem, "s3-conflict-export", number=kept["number"], descriptors=[file.fileno()])
+        assert (tmp_path / "exported").read_bytes() == b"mine"
+        await told(filesystem, "s3-conflict-discard", number=kept["number"])
+        assert not await told(filesystem, "s3-conflicts")
     async with mounted(write=Write.SYNC) as (client, filesystem):
-        assert not filesystem.kept()
+        assert not await told(filesystem, "s3-conflicts")
         assert await client.read_bytes("/file") == b"theirs"
 
 
@@ -485,7 +488,7 @@ async def test_what_a_killed_daemon_had_sent_may_arrive_late(
             release.set()
             await later.recovered()
             assert later.pending().files == 0
-            assert not later.kept()
+            assert not await told(later, "s3-conflicts")
         await sent
     assert {key: each.data for key, each in server.bucket.objects.items()} == {
         "file": DATA,
@@ -506,6 +509,6 @@ async def test_who_is_interrupted_while_closing_loses_nothing(mounted: Mounted, 
         await _refused(errno.EINTR, flushing)
         release.set()
         await client.release(entry.nodeid, opened.fh)
-        assert not filesystem.kept()
+        assert not await told(filesystem, "s3-conflicts")
         assert server.requests["PutObject"] == 1
     assert server.bucket.objects["file"].data == DATA

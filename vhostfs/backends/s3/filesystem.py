@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Final, NoReturn
 
@@ -26,7 +26,6 @@ from vhostfs.backends.s3.operating.reporting import Reporter
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import REWRITE_MAXIMUM, ObjectStore
-from vhostfs.backends.s3.writing.journaling import Kept
 from vhostfs.backends.s3.writing.renaming import Renamer
 from vhostfs.backends.s3.writing.scheduling import Pending
 from vhostfs.filesystem import (
@@ -117,6 +116,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         return Reporter(
             self._store,
             self._names,
+            self._committer,
             self._commits,
             self._cache,
             journaling=self._journaling,
@@ -368,22 +368,6 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
     async def recovered(self) -> None:
         """Return when all that an earlier daemon has left was tried once."""
         await self._commits.recovered()
-
-    def kept(self) -> list[Kept]:
-        """Return what lost a race and is kept in the state directory."""
-        return [] if self._journaling is None else self._journaling.kept()
-
-    def kept_data(self, number: str) -> Iterator[bytes]:
-        """Yield the bytes of what was kept, a piece at a time; KeyError."""
-        if self._journaling is None:
-            raise KeyError(number)
-        return self._journaling.kept_data(number)
-
-    def discard_kept(self, number: str) -> None:
-        """Give up what was kept; KeyError."""
-        if self._journaling is None:
-            raise KeyError(number)
-        self._journaling.discard(number)
 
 
 def _is_below(node: Node, directory: Node) -> bool:

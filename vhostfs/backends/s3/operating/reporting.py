@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Buffer, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Final
 
 from vhostfs.backends.s3.caching.blocks import BlockCache
+from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.naming.namespace import Namespace
 from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.operating.probing import Probe, lacking
-from vhostfs.backends.s3.store import PARTS_MAXIMUM, Headers, MissingError, ObjectStore, Part
+from vhostfs.backends.s3.reading import Target
+from vhostfs.backends.s3.store import ObjectStore
+from vhostfs.backends.s3.writing.committing import Committer
 from vhostfs.backends.s3.writing.journaling import Journaling, Kept
 from vhostfs.backends.s3.writing.scheduling import Commits
 from vhostfs.filesystem import Command, Order, Progress
 from vhostfs.filesystem.commands import Value
 
 SYNCED_AT_ONCE: Final = 16
-SINGLE_MAXIMUM: Final = 8 << 20
+EXPORTED_AT_ONCE: Final = 1 << 20
 
 
 class Reporter:
@@ -31,6 +34,7 @@ class Reporter:
         self,
         store: ObjectStore,
         names: Namespace,
+        committer: Committer,
         commits: Commits,
         cache: BlockCache,
         *,
@@ -38,8 +42,9 @@ class Reporter:
         probe: Probe | None,
     ) -> None:
         """A reporter on a mount's parts."""
-        self._store, self._names, self._commits = store, names, commits
-        self._cache, self._journaling, self._probe = cache, journaling, probe
+        self._store, self._names, self._cache = store, names, cache
+        self._committer, self._commits = committer, commits
+        self._journaling, self._probe = journaling, probe
 
     def commands(self) -> Mapping[str, Command]:
         """Return the commands by name."""
@@ -122,65 +127,57 @@ class Reporter:
         """Write what was kept to a file that came with the order; return how many bytes."""
         if not order.descriptors:
             raise ValueError("no file came with the order")
-        written = 0
-        for piece in self._of_kept(order, lambda journaling, number: journaling.kept_data(number)):
-            await asyncio.to_thread(_write_all, order.descriptors[0], piece)
-            written += len(piece)
-        return written
+        kept = self._one(order)
+        with self._contents(kept) as contents:
+            for begin in range(0, kept.size, EXPORTED_AT_ONCE):
+                piece = bytearray(min(EXPORTED_AT_ONCE, kept.size - begin))
+                await contents.read_range(begin, begin + len(piece), Target([memoryview(piece)]), 0)
+                await asyncio.to_thread(_write_all, order.descriptors[0], piece)
+        return kept.size
 
     async def _discard(self, order: Order) -> Value:
         """Give up what was kept."""
-        self._of_kept(order, lambda journaling, number: journaling.discard(number))
+        kept = self._one(order)
+        self._journal.discard(kept.number)
         return None
 
     async def _retry(self, order: Order) -> Value:
         """Write what was kept over what is there now; ValueError where that would lose some of it."""
-        journaling, kept = self._of_kept(order, lambda journaling, number: (journaling, self._one(number)))
-        intent = journaling.journal.intents[kept.number]
+        kept = self._one(order)
+        intent = self._journal.journal.intents[kept.number]
         if not kept.is_whole or not stat.S_ISREG(intent.kind):
             raise ValueError(f"conflict {kept.number} has not all of the file; export it")
-        try:
-            etag = (await self._store.head(kept.key)).etag
-        except MissingError:
-            etag = None
-        pieces = journaling.kept_data(kept.number)
-        if kept.size <= SINGLE_MAXIMUM:
-            body = [b"".join(pieces)]
-            await self._store.put(kept.key, body, intent.headers, if_match=etag, if_absent=etag is None)
-        else:
-            await self._write_in_parts(order, kept, intent.headers, pieces, etag)
-        journaling.discard(kept.number)
+
+        def report(done: int) -> None:
+            order.report(Progress(kept.key, done, kept.size))
+
+        with self._contents(kept) as contents:
+            await self._committer.write_over(intent, contents, report)
+        self._journal.discard(kept.number)
         self._forget_names()
         return None
 
-    async def _write_in_parts(
-        self, order: Order, kept: Kept, headers: Headers | None, pieces: Iterator[bytes], etag: str | None
-    ) -> None:
-        upload = await self._store.upload_begin(kept.key, headers)
-        parts: list[Part] = []
-        size = max(SINGLE_MAXIMUM, -(-kept.size // PARTS_MAXIMUM))
-        waiting = bytearray()
-        try:
-            for piece in itertools.chain(pieces, (None,)):
-                waiting += piece or b""
-                if len(waiting) >= size or (piece is None and waiting):
-                    parts.append(await self._store.upload_part(kept.key, upload, len(parts) + 1, [waiting]))
-                    order.report(Progress(kept.key, sum(part.size for part in parts), kept.size))
-                    waiting = bytearray()
-            await self._store.upload_complete(kept.key, upload, parts, if_match=etag, if_absent=etag is None)
-        except BaseException:
-            await asyncio.shield(self._store.upload_abort(kept.key, upload))
-            raise
-
-    def _one(self, number: str) -> Kept:
-        return next(kept for kept in self._kept() if kept.number == number)
-
-    def _of_kept[Result](self, order: Order, act: Callable[[Journaling, str], Result]) -> Result:
-        """Do something with the conflict of an order's number; ValueError where there is none."""
+    def _one(self, order: Order) -> Kept:
+        """Return the conflict of an order's number; ValueError where there is none."""
         number = order.arguments.get("number", "")
-        if self._journaling is None or number not in [kept.number for kept in self._kept()]:
-            raise ValueError(f"there is no conflict {number}")
-        return act(self._journaling, number)
+        for kept in self._kept():
+            if kept.number == number:
+                return kept
+        raise ValueError(f"there is no conflict {number}")
+
+    @contextmanager
+    def _contents(self, kept: Kept) -> Iterator[Contents]:
+        """Have the bytes of a conflict while the block runs."""
+        contents = self._journal.kept_contents(kept.number, self._cache)
+        try:
+            yield contents
+        finally:
+            contents.file.leave()
+
+    @property
+    def _journal(self) -> Journaling:
+        assert self._journaling is not None  # without one nothing is kept
+        return self._journaling
 
     async def _clear_cache(self, _order: Order) -> Value:
         """Forget what is known of the bucket and not needed: it is asked for again."""
@@ -204,6 +201,7 @@ class Reporter:
                 yield node
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def _write_all(descriptor: int, data: Buffer) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

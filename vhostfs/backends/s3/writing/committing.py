@@ -18,7 +18,7 @@ from typing import Final
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.intents import Intent
 from vhostfs.backends.s3.journal.journal import Journal
-from vhostfs.backends.s3.naming.metadata import DIRECTORY_TYPE, PosixMetadata, encoded
+from vhostfs.backends.s3.naming.metadata import DIRECTORY_TYPE, PosixMetadata, decoded, encoded
 from vhostfs.backends.s3.naming.namespace import Namespace
 from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.reading import Target
@@ -37,7 +37,7 @@ from vhostfs.backends.s3.store import (
     Written,
 )
 from vhostfs.backends.s3.writing.streaming import STREAM_MINIMUM, Stream
-from vhostfs.backends.s3.writing.uploading import PART_SIZE, OpenUpload, Send, Uploads
+from vhostfs.backends.s3.writing.uploading import PART_SIZE, OpenUpload, Report, Send, Uploads
 
 SINGLE_MAXIMUM: Final = 8 << 20
 """The largest file that is written by one request."""
@@ -228,15 +228,8 @@ class Committer:
             if stream is not None:
                 sent = stream.posix
                 written = await self._finish(key, stream, nonce, size, contents.etag)
-            elif size <= SINGLE_MAXIMUM:
-                async with self.uploads.memory.of(size) as memory:
-                    await contents.read_range(0, size, Target([memory]), 0)
-                    put = self._put(key, [memory], _headers(posix, nonce), contents.etag)
-                    written = await self._settle(key, nonce, put)
-            elif self._store.capabilities.multipart:
-                written = await self._upload(key, contents, _headers(posix, nonce), nonce, size)
             else:
-                written = await self._put_whole(key, contents, _headers(posix, nonce), nonce, size)
+                written = await self._write(key, contents, _headers(posix, nonce), nonce, size)
         except BaseException:
             contents.failed()
             node.pending = node.pending or posix is not None
@@ -282,6 +275,38 @@ class Committer:
             node.contents.etag = written.etag
             node.contents.forget_reader()
         self._namespace.wrote(node)
+
+    async def write_over(self, intent: Intent, contents: Contents, report: Report) -> None:
+        """Write what is kept of an intent over what is there now, whole as it is; raise StoreError.
+
+        Who reports is told of each part of a large file.
+        """
+        assert self._journal is not None
+        try:
+            contents.etag = (await self._store.head(intent.key)).etag
+        except MissingError:
+            contents.etag = None
+        posix = None if intent.headers is None else decoded(intent.headers)
+        nonce = self._journal.nonce(intent.number)
+        await self._write(intent.key, contents, _headers(posix, nonce), nonce, contents.size, report)
+
+    async def _write(
+        self,
+        key: str,
+        contents: Contents,
+        headers: Headers,
+        nonce: str,
+        size: int,
+        report: Report | None = None,
+    ) -> Written:
+        """Write a file from its start, by as many requests as it takes."""
+        if size <= SINGLE_MAXIMUM:
+            async with self.uploads.memory.of(size) as memory:
+                await contents.read_range(0, size, Target([memory]), 0)
+                return await self._settle(key, nonce, self._put(key, [memory], headers, contents.etag))
+        if self._store.capabilities.multipart:
+            return await self._upload(key, contents, headers, nonce, size, report)
+        return await self._put_whole(key, contents, headers, nonce, size)
 
     async def _put(self, key: str, body: Sequence[memoryview], headers: Headers, etag: str | None) -> Written:
         careful = self._is_careful
@@ -331,14 +356,22 @@ class Committer:
         finally:
             file.discard()
 
-    async def _upload(self, key: str, contents: Contents, headers: Headers, nonce: str, size: int) -> Written:
+    async def _upload(
+        self,
+        key: str,
+        contents: Contents,
+        headers: Headers,
+        nonce: str,
+        size: int,
+        report: Report | None,
+    ) -> Written:
         """Write a large file in parts; ranges that did not change are copied by the store itself."""
         can = self._store.capabilities
         # Where the source's version is not heeded, the completion's condition must tell that it has changed.
         sure = can.conditional_copy_part or self._is_careful
         can_copy = contents.etag is not None and can.copy_part and sure
         plan = list(_plan(contents, size, can_copy=can_copy))
-        return await self._in_parts(key, headers, nonce, plan, contents.etag, contents)
+        return await self._in_parts(key, headers, nonce, plan, contents.etag, contents, report)
 
     async def _copy_in_parts(self, key: str, etag: str, size: int, headers: Headers, nonce: str) -> Written:
         piece = max(PART_SIZE, -(-size // PARTS_MAXIMUM))
@@ -353,6 +386,7 @@ class Committer:
         plan: Sequence[_Planned],
         etag: str | None,
         contents: Contents | None,
+        report: Report | None = None,
     ) -> Written:
         def send(planned: _Planned) -> Send:
             begin, end = planned.begin, planned.end
@@ -365,7 +399,7 @@ class Committer:
         def complete(upload: OpenUpload, parts: Sequence[Part]) -> Awaitable[Written]:
             return self._complete(key, upload, parts, nonce, etag)
 
-        return await self.uploads.in_parts(key, headers, map(send, plan), complete)
+        return await self.uploads.in_parts(key, headers, map(send, plan), complete, report)
 
     async def _complete(
         self, key: str, upload: OpenUpload, parts: Sequence[Part], nonce: str, etag: str | None

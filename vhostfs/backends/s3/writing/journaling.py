@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from vhostfs.backends.ranges import Ranges
+from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.contents import SIZE_MAXIMUM, Contents
 from vhostfs.backends.s3.journal.intents import Intent
 from vhostfs.backends.s3.journal.journal import INLINE_MAXIMUM, Journal
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 UNNAMED: Final = "no path of this mount can name it"
 REPLACED: Final = "a later file has its name"
-PIECE: Final = 1 << 20
-"""How much of what was kept is held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,13 +219,17 @@ class Journaling:
             node.posix = PosixMetadata() if intent.headers is None else decoded(intent.headers)
             node.pending = True
             if intent.has_data:
-                contents = node.contents = make_contents(node)
-                contents.file = self.journal.state.found(f"{intent.number}{DATA}")
-                for begin, end in intent.extents:
-                    contents.written.add(begin, end)
-                    contents.journaled.add(begin, end)
-                contents.size, contents.base_size, contents.changed = intent.size, intent.base_size, True
+                node.contents = make_contents(node)
+                self._fill(node.contents, intent)
             yield node
+
+    def _fill(self, contents: Contents, intent: Intent) -> None:
+        """Let contents be those that are promised."""
+        contents.file = self.journal.state.found(f"{intent.number}{DATA}")
+        for begin, end in intent.extents:
+            contents.written.add(begin, end)
+            contents.journaled.add(begin, end)
+        contents.size, contents.base_size, contents.changed = intent.size, intent.base_size, True
 
     def set_aside(self, intent: Intent, reason: str) -> None:
         """Keep what is promised apart from the file; raise OSError."""
@@ -274,22 +277,17 @@ class Journaling:
                 )
         return found
 
-    def kept_data(self, number: str) -> Iterator[bytes]:
-        """Yield the bytes of what was kept, a piece at a time; KeyError."""
+    def kept_contents(self, number: str, cache: BlockCache) -> Contents:
+        """Return the bytes of what was kept, zeros where none were ever written; KeyError.
+
+        Whoever asks leaves their file.
+        """
         intent = self._conflict(number)
-        spooled = Ranges()
-        for begin, end in intent.extents:
-            spooled.add(begin, end)
-        file = self.journal.state.found(f"{number}{DATA}")
-        try:
-            for begin in range(0, intent.size, PIECE):
-                piece = bytearray(min(PIECE, intent.size - begin))
-                for here, there in spooled.within(begin, begin + len(piece)):
-                    data = file.read(here, there)
-                    piece[here - begin : here - begin + len(data)] = data
-                yield bytes(piece)
-        finally:
-            file.leave()
+        contents = Contents(cache, self.journal.state, intent.key, None, 0)
+        self._fill(contents, intent)
+        contents.base_size = 0
+        contents.file.descriptor  # noqa: B018 - opened while it is there: it may be given up meanwhile
+        return contents
 
     def discard(self, number: str) -> None:
         """Give up what was kept; KeyError."""

@@ -115,6 +115,9 @@ type Send = Callable[[OpenUpload, int], Coroutine[Any, Any, Part]]
 type Complete = Callable[[OpenUpload, Sequence[Part]], Awaitable[Written]]
 """What makes the parts of an upload an object."""
 
+type Report = Callable[[int], None]
+"""Is told how many bytes are on the other side so far."""
+
 
 class Uploads:
     """All uploads of a file system. For one event loop."""
@@ -141,7 +144,12 @@ class Uploads:
         return upload
 
     async def in_parts(
-        self, key: str, headers: Headers, sends: Iterable[Send], complete: Complete
+        self,
+        key: str,
+        headers: Headers,
+        sends: Iterable[Send],
+        complete: Complete,
+        report: Report | None = None,
     ) -> Written:
         """Upload parts side by side, and return what their completion does; raise StoreError.
 
@@ -149,10 +157,16 @@ class Uploads:
         """
         upload = await self.begin(key, headers)
         at_once = asyncio.Semaphore(PARTS_AT_ONCE)
+        done = 0
 
         async def sent(send: Send, number: int) -> Part:
+            nonlocal done
             async with at_once:
-                return await send(upload, number)
+                part = await send(upload, number)
+            done += part.size
+            if report is not None:
+                report(done)
+            return part
 
         try:
             parts = await all_of(sent(send, number) for number, send in enumerate(sends, 1))
