@@ -201,7 +201,7 @@ typedef struct vhostfs_handoff vhostfs_handoff;
 
 enum vhostfs_handoff_kind {
     VHOSTFS_HANDOFF_REQUEST = 0,
-    VHOSTFS_HANDOFF_BEGIN = 1,  /* a session begins. token: its INIT flags; room: the minor version */
+    VHOSTFS_HANDOFF_BEGIN = 1,  /* a session begins; any other ends. token: INIT flags; room: minor version */
     VHOSTFS_HANDOFF_END = 2,    /* it has ended. token: the DESTROY to answer when all is done, or 0 */
     VHOSTFS_HANDOFF_CANCEL = 3, /* nobody waits any more for the request `token` */
 };

@@ -106,6 +106,23 @@ static void note(struct vhostfs_handoff *handoff, enum vhostfs_handoff_kind kind
     slot->extra = extra;
 }
 
+/* Note that a session begins, or that one has ended. It takes the place of such a note that nobody has taken and nothing
+ * came behind: a guest that begins sessions faster than Python sees them leaves one note, of the last. */
+static void note_life(struct vhostfs_handoff *handoff, enum vhostfs_handoff_kind kind, uint64_t value,
+                      uint64_t extra)
+{
+    struct handoff_slot *last = handoff->newest != NO_SLOT ? &handoff->slots[handoff->newest] : NULL;
+    bool unseen = last != NULL && last->request == NULL &&
+                  (last->kind == VHOSTFS_HANDOFF_BEGIN || last->kind == VHOSTFS_HANDOFF_END);
+    if (!unseen) {
+        note(handoff, kind, value, extra);
+        return;
+    }
+    last->kind = (uint16_t)kind;
+    last->value = value;
+    last->extra = extra;
+}
+
 static void free_copies(struct request *requests)
 {
     while (requests != NULL) {
@@ -150,13 +167,19 @@ static void submit_copy(struct filesystem *filesystem, const struct request *req
     bool crowded = handoff->copies >= MOST_COPIES;
     handoff->copies += !crowded;
     pthread_mutex_unlock(&handoff->lock);
-    struct request *copy = crowded ? NULL : request_detach(request);
-    if (copy == NULL)
+    if (crowded)
         return;
-    copy->complete = free_copies;
-    copy->source = NULL;
-    if (submit(filesystem, copy) != 0)
+    struct request *copy = request_detach(request);
+    if (copy != NULL) {
+        copy->complete = free_copies;
+        copy->source = NULL;
+        if (submit(filesystem, copy) == 0)
+            return;
         request_free(copy);
+    }
+    pthread_mutex_lock(&handoff->lock);
+    handoff->copies--;
+    pthread_mutex_unlock(&handoff->lock);
 }
 
 /* What is handed over is detached; nothing was done with it yet. */
@@ -286,7 +309,7 @@ static void begin(struct filesystem *filesystem, uint64_t flags)
     struct vhostfs_handoff *handoff = handoff_of(filesystem);
     pthread_mutex_lock(&handoff->lock);
     if (!handoff->closed)
-        note(handoff, VHOSTFS_HANDOFF_BEGIN, flags, handoff->session->beginning_minor);
+        note_life(handoff, VHOSTFS_HANDOFF_BEGIN, flags, handoff->session->beginning_minor);
     bool first = wakes(handoff);
     pthread_mutex_unlock(&handoff->lock);
     if (first)
@@ -298,7 +321,7 @@ static void end(struct filesystem *filesystem)
     struct vhostfs_handoff *handoff = handoff_of(filesystem);
     pthread_mutex_lock(&handoff->lock);
     if (!handoff->closed)
-        note(handoff, VHOSTFS_HANDOFF_END, 0, 0);
+        note_life(handoff, VHOSTFS_HANDOFF_END, 0, 0);
     bool first = wakes(handoff);
     pthread_mutex_unlock(&handoff->lock);
     if (first)

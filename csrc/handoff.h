@@ -3,7 +3,7 @@
  * A queue thread (or any other source of requests) submits detached requests; one thread, the event loop's,
  * takes them as records of core.h and answers them by token. A token names a slot and its generation, so an
  * answer that comes late or twice finds nothing. What the requests and the file system's life have to say
- * shares one order: a session's BEGIN comes before its requests, its END behind them.
+ * shares one order: a session's BEGIN comes before its requests, its END, or the next one's BEGIN, behind them.
  *
  * Who owns a request: the source until handoff's submit has returned 0; the slot until it is answered or given
  * up; then the source again, by `complete`, which frees it. Threads that move data between the guest's memory

@@ -84,7 +84,6 @@ void handed_begin(void)
 {
     handed_begin_with(64);
     driver_init(&handed_driver);
-    handed_take_kind(VHOSTFS_HANDOFF_END); /* of no session: whatever was before is over */
     handed_take_kind(VHOSTFS_HANDOFF_BEGIN);
 }
 

@@ -17,12 +17,32 @@ static void a_session_begins_before_its_requests(void)
     struct fuse_init_in in = {.major = 7, .minor = 31, .flags = FUSE_INIT_POSIX_LOCKS};
     CHECK_EQUAL(driver_call(&handed_driver, FUSE_INIT, 0, &in, sizeof(in)), 0);
     handed_ask(FUSE_GETATTR);
-    handed_take_kind(VHOSTFS_HANDOFF_END);
     struct taken began = handed_take_kind(VHOSTFS_HANDOFF_BEGIN);
     CHECK_EQUAL(began.record.token, FUSE_INIT_POSIX_LOCKS);
     CHECK_EQUAL(began.record.room, 31);
     CHECK_EQUAL(began.record.size, 0);
     handed_answer(handed_take_request(FUSE_GETATTR), 0);
+    CHECK_EQUAL(handed_await()->error, 0);
+    handed_finish();
+}
+
+static void sessions_that_nobody_has_seen_leave_one_note(void)
+{
+    handed_begin();
+    handed_ask(FUSE_GETATTR);
+    struct fuse_init_in in = {.major = 7, .minor = 31};
+    for (uint32_t minor = 31; minor <= 40; minor++) {
+        in.minor = minor;
+        CHECK_EQUAL(driver_call(&handed_driver, FUSE_INIT, 0, &in, sizeof(in)), 0);
+    }
+    handed_ask(FUSE_GETATTR);
+    uint64_t before = handed_take_request(FUSE_GETATTR);
+    CHECK_EQUAL(handed_take_kind(VHOSTFS_HANDOFF_BEGIN).record.room, 40);
+    uint64_t after = handed_take_request(FUSE_GETATTR);
+    CHECK(handed_nothing_to_take());
+    handed_answer(before, EIO);
+    handed_answer(after, 0);
+    CHECK_EQUAL(handed_await()->error, -EIO);
     CHECK_EQUAL(handed_await()->error, 0);
     handed_finish();
 }
@@ -120,7 +140,6 @@ static void interrupts_and_batches_of_forgets_reach_every_mount_that_wants_them(
     }
     /* The other one was held up meanwhile: what waits for it is bounded. */
     batch_used = batch_position = 0;
-    handed_take_kind(VHOSTFS_HANDOFF_END);
     handed_take_kind(VHOSTFS_HANDOFF_BEGIN);
     for (int i = 0; i < 1024; i++)
         CHECK_EQUAL(handed_take_request(FUSE_BATCH_FORGET), 0);
@@ -403,6 +422,7 @@ static void the_guest_sees_an_answer_only_when_no_thread_is_in_its_memory(void)
 int main(void)
 {
     PROMISE(a_session_begins_before_its_requests);
+    PROMISE(sessions_that_nobody_has_seen_leave_one_note);
     PROMISE(requests_come_as_the_guest_wrote_them_and_are_answered_in_any_order);
     PROMISE(the_guest_sees_answers_when_they_are_flushed);
     PROMISE(what_python_does_not_serve_is_enosys_and_other_mounts_are_native);

@@ -112,7 +112,6 @@ static void destroy_is_answered_when_python_is_done_with_it(void)
     handed_begin_with(64);
     CHECK_EQUAL(driver_call(&handed_driver, FUSE_DESTROY, 0, NULL, 0), 0); /* there is nothing to end */
     driver_init(&handed_driver);
-    handed_take_kind(VHOSTFS_HANDOFF_END);
     handed_take_kind(VHOSTFS_HANDOFF_BEGIN);
     CHECK(driver_request(&handed_driver, FUSE_DESTROY, 0, NULL, 0, 512));
     driver_kick(&handed_driver);
@@ -151,7 +150,6 @@ static void a_ring_that_is_full_of_waiting_requests_is_served_on(void)
 {
     handed_begin_with(4096);
     driver_init(&handed_driver);
-    handed_take_kind(VHOSTFS_HANDOFF_END);
     handed_take_kind(VHOSTFS_HANDOFF_BEGIN);
     uint32_t sent = 0;
     while (driver_request(&handed_driver, FUSE_GETATTR, NODE, NULL, 0, 512))

@@ -28,7 +28,7 @@ class RecordKind(IntEnum):
 
     REQUEST = 0
     BEGIN = 1
-    """A FUSE session begins: INIT was answered."""
+    """A FUSE session begins: INIT was answered. One before it has ended, whether or not END said so."""
     END = 2
     """It has ended: DESTROY, a new INIT, or no connection. Requests under way are still to be answered.
 
