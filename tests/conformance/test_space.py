@@ -154,7 +154,9 @@ def test_without_an_inode_nothing_can_be_made(place: Place) -> None:
     refused(errno.ENOSPC, lambda: place.symlink("x", "link"))
     refused(errno.ENOSPC, lambda: place.link("first", "again"))
     place.rename("first", "renamed")
+    size, left = free(place)
     place.unlink("0")
+    settles(place, size, left + 1)
     place.mkdir("dir")
     assert len(place.names()) == made + 1
 
