@@ -22,6 +22,7 @@ from vhostfs.backends.s3.options import Metadata, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import Capabilities
 from vhostfs.backends.s3.writing.committing import Conflict
+from vhostfs.fuse_abi.flags import SetattrValid
 from vhostfs.fuse_abi.structures import SetattrIn
 from vhostfs.testing import Client, mount
 
@@ -266,6 +267,56 @@ async def test_a_deleted_file_of_which_a_part_was_written_is_read_on(client: Cli
     await client.write(node, handle, 100, b"new")
     await client.unlink("/file")
     assert await client.read(node, handle, 0, 4096) == DATA[:100] + b"new" + DATA[103:]
+    await client.release(node, handle)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_what_is_written_while_a_file_is_deleted_stays(
+    client: Client, server: FakeS3, *, cut: bool
+) -> None:
+    """What is fetched for who has it open takes the place of nothing newer, and what was cut off stays so."""
+    await client.write_bytes("/file", DATA)
+    node = (await client.lookup(client.root, "file")).nodeid
+    handle = (await client.open_node(node, os.O_RDWR)).fh
+    server.held["GetObject"] = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.unlink("/file"))
+        while not server.requests["GetObject"]:
+            await server.changed()
+        await client.write(node, handle, 100, b"new")
+        if cut:
+            changes = SetattrIn(SetattrValid.SIZE | SetattrValid.FH, fh=handle, size=200)
+            await client.setattr(node, changes)
+        server.held["GetObject"].set()
+    if cut:
+        await client.write(node, handle, 300, b"end")
+        expected = DATA[:100] + b"new" + DATA[103:200] + bytes(100) + b"end"
+    else:
+        expected = DATA[:100] + b"new" + DATA[103:]
+    assert await client.read(node, handle, 0, 4096) == expected
+    await client.release(node, handle)
+
+
+async def test_a_file_that_is_replaced_while_it_is_committed_is_read_on_as_it_was_written(
+    client: Client, server: FakeS3
+) -> None:
+    await client.write_bytes("/old", DATA)
+    await client.write_bytes("/new", b"other")
+    node = (await client.lookup(client.root, "old")).nodeid
+    handle = (await client.open_node(node, os.O_RDWR)).fh
+    await client.write(node, handle, 100, b"new")
+    server.requests.clear()
+    server.held["PutObject"] = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.flush(node, handle))
+        while not server.requests["PutObject"]:
+            await server.changed()
+        group.create_task(client.rename("/new", "/old"))
+        for _ in range(1000):  # turns of the loop, enough for the rename to come as far as it can
+            await asyncio.sleep(0)
+        server.held["PutObject"].set()
+    assert await client.read(node, handle, 0, 4096) == DATA[:100] + b"new" + DATA[103:]
+    assert server.bucket.objects["old"].data == b"other"
     await client.release(node, handle)
 
 

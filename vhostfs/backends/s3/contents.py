@@ -113,24 +113,27 @@ class Contents:
             return
         descriptor = self.file.descriptor
         for here, there in list(_data_of(descriptor, begin, end)):
-            at = here
-            while at < there:
-                at += os.pwrite(descriptor, bytes(min(COPY_PIECE, there - at)), at)
+            for at in range(here, there, COPY_PIECE):
+                _write_all(descriptor, memoryview(bytes(min(COPY_PIECE, there - at))), at)
         self.note_written(begin, end)
 
     async def keep(self) -> None:
-        """Fetch all of the object below: it is about to go."""
-        missing = [
-            (here, there) for here, there, there_is in self.written.split(0, self.base_size) if not there_is
-        ]
+        """Fetch all of the object below: it is about to go. The file's lock is held.
+
+        What is written meanwhile holds, and what is cut off stays so. Raise StoreError, OSError of the spool.
+        """
         memory = bytearray(min(COPY_PIECE, self.base_size))
-        for begin, end in missing:
-            for at in range(begin, end, COPY_PIECE):
-                size = min(COPY_PIECE, end - at)
-                view = memoryview(memory)[:size]
-                await self._read_base(at, at + size, Target([view]), 0)
-                os.pwrite(self.file.descriptor, view, at)
-                self.written.add(at, at + size)
+        at = 0
+        while at < self.base_size:
+            end = min(at + COPY_PIECE, self.base_size)
+            if not self.written.covers(at, end):
+                view = memoryview(memory)[: end - at]
+                await self._read_base(at, end, Target([view]), 0)
+                for here, there, is_written in list(self.written.split(at, min(end, self.base_size))):
+                    if not is_written:
+                        _write_all(self.file.descriptor, view[here - at : there - at], here)
+                        self.written.add(here, there)
+            at = end
         self.base_size = 0
 
     def committed(self, etag: str, size: int) -> None:
@@ -200,6 +203,12 @@ class Contents:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def _data_of(descriptor: int, begin: int, end: int) -> Iterator[tuple[int, int]]:

@@ -304,8 +304,6 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             for moved in await self._renamer.move_directory(node, target, new_name):
                 self._commits.moved(moved, None)
         else:
-            if replaced is not None and replaced.contents is not None and replaced.opens:
-                await replaced.contents.keep()
             if node.etag is not None or (node.contents is None and replaced is not None):
                 await self._commits.now(node)
             async with AsyncExitStack() as held:
@@ -313,6 +311,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 for each in both:
                     await held.enter_async_context(self._commits.lock(each))
                 if replaced is not None:
+                    if replaced.contents is not None and replaced.opens:
+                        await replaced.contents.keep()
                     held.enter_context(self._commits.deleting(replaced))
                 await self._renamer.move_file(node, target, new_name, replaced)
                 self._commits.moved(node, replaced)
