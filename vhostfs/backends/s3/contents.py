@@ -15,6 +15,7 @@ from vhostfs.backends.ranges import Ranges
 from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.reading import Reader, Target
 from vhostfs.backends.s3.spool import Spool
+from vhostfs.backends.s3.store import ConditionError, MissingError
 from vhostfs.filesystem import WriteBuffer
 from vhostfs.filesystem.refusals import refused
 
@@ -182,13 +183,16 @@ class Contents:
         return found
 
     async def _read_base(self, begin: int, end: int, target: Target, at: int) -> None:
-        """Read from the object below, and zeros beyond it."""
+        """Read from the object below, and zeros beyond it; ConditionError also where it is gone."""
         there = max(begin, min(end, self.base_size))
         if there > begin:
             if self._reader is None:
                 assert self.etag is not None
                 self._reader = Reader(self._cache, self.key, self.etag, self.base_size)
-            await self._reader.read(begin, target, at, at + there - begin)
+            try:
+                await self._reader.read(begin, target, at, at + there - begin)
+            except MissingError as error:
+                raise ConditionError(error.strerror or "", code=error.code, status=error.status) from None
         target.clear(at + there - begin, at + end - begin)
 
     def _read_spool(self, begin: int, end: int, target: Target, at: int) -> None:

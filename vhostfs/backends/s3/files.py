@@ -12,7 +12,7 @@ from vhostfs.backends.s3.naming.attributes import made, written
 from vhostfs.backends.s3.operations import Operations
 from vhostfs.backends.s3.options import Handle, Metadata
 from vhostfs.backends.s3.reading import Target
-from vhostfs.backends.s3.store import ArchivedError, ConditionError
+from vhostfs.backends.s3.store import ArchivedError, ConditionError, MissingError
 from vhostfs.filesystem import (
     Caller,
     Entry,
@@ -34,6 +34,8 @@ class FileOperations(Operations):
     async def open(self, caller: Caller, node: int, flags: int) -> Opened[Handle]:
         """Open a file; whether its object has changed is asked where nothing may be believed."""
         found = self._node(node)
+        if found.taken:
+            raise refused(errno.ESTALE)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if writes or flags & os.O_TRUNC:
             self._writable()
@@ -209,7 +211,10 @@ class FileOperations(Operations):
         """Let a handle that has read nothing yet see the object that is there now."""
         node, old = handle.node, handle.contents
         node.posix = node.cached = None
-        await self._names.refresh(node)
+        try:
+            await self._names.refresh(node)
+        except MissingError:
+            raise refused(errno.ESTALE) from None
         handle.contents = await self._contents(node)
         handle.contents.users += 1
         old.users -= 1

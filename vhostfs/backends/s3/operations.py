@@ -62,6 +62,8 @@ class Operations(Filesystem[Handle]):
     def _changeable(self, number: int) -> Node:
         """Return a node that can have an object with metadata: all but the root of a whole bucket."""
         node = self._node(number)
+        if node.taken:
+            raise refused(errno.ESTALE)
         if not self._names.key(node):
             raise refused(errno.EPERM)
         return node
@@ -180,9 +182,10 @@ class Operations(Filesystem[Handle]):
         """Return what is written to, of a file that is open; ESTALE where it has become another one since."""
         contents = handle.contents if handle is not None else node.contents
         assert contents is not None
-        if node.gone:
+        if node.gone and not node.taken:
             return contents
-        if contents is not node.contents or (contents.etag != node.etag and not contents.changed):
+        is_current = contents is node.contents and (contents.changed or contents.etag == node.etag)
+        if node.taken or not is_current:
             raise refused(errno.ESTALE)
         return contents
 

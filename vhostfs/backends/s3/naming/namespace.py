@@ -232,7 +232,7 @@ class Namespace:
         yield [child for child in ours if self._is_ours(child, begun)]
         for child in ours:
             if not child.gone and not self._is_ours(child, begun):
-                self.nodes.detach(child)
+                self.nodes.lose(child)
         if asked > STALE_MINIMUM:
             await write_index(self._store, prefix, list(directory.children.values()))
         directory.listed_until = monotonic() + self._seconds
@@ -241,7 +241,7 @@ class Namespace:
 
     def _is_ours(self, child: Node, begun: float) -> bool:
         """Tell whether a child that no listing has may be there all the same."""
-        return bool(child.opens) or child.expires >= begun + self._seconds or child.has_local
+        return child.expires >= begun + self._seconds or child.has_local
 
     async def _know_all(
         self, children: Sequence[Node], index: Mapping[str, tuple[str, PosixMetadata]]
@@ -300,6 +300,8 @@ class Namespace:
 
     def _see_directory(self, parent: Node, name: str) -> Node:
         child = parent.children.get(name)
+        if child is not None and not child.is_directory and child.is_local:
+            return child  # until the bucket has both
         if child is None or not child.is_directory:
             child = self.nodes.add(parent, name, stat.S_IFDIR)
         self.believe(child)
@@ -310,6 +312,8 @@ class Namespace:
         child = parent.children.get(name)
         if child is not None and (child.is_local or child.written > writes):
             return child
+        if child is not None and child.is_directory and child.has_local:
+            return child  # until the bucket has what is below it
         if child is None or child.is_directory:
             child = self.nodes.add(parent, name, stat.S_IFREG)
         if child.etag != item.etag:
@@ -358,22 +362,23 @@ class Namespace:
             return directory.children.get(name)  # it was there when the store looked, perhaps
         if below.objects or below.prefixes:
             child = self._see_directory(directory, name)
-            if child.posix is None and below.objects and below.objects[0].key != f"{key}/":
-                child.posix = PosixMetadata()  # its own object would come first
+            own = below.objects and below.objects[0].key == f"{key}/"  # it would come first
+            if child.is_directory and child.posix is None and below.objects and not own:
+                child.posix = PosixMetadata()
             return child
         if isinstance(head, BaseException):
             old = directory.children.get(name)
             if old is not None and (old.has_local or old.written > writes):
                 return old
             if old is not None:
-                self.nodes.detach(old)
+                self.nodes.lose(old)
             if len(directory.missing) >= MISSING_MAXIMUM:
                 directory.missing.clear()
             directory.missing[name] = monotonic() + self._seconds
             return None
         listed = Listed(key, head.size, head.etag, head.modified)
         child = self._see_file(directory, name, listed, writes)
-        return child if child.is_local or child.written > writes else self._see_object(child, head)
+        return child if child.has_local or child.written > writes else self._see_object(child, head)
 
     async def _head(self, node: Node) -> None:
         if node.is_directory:

@@ -66,6 +66,7 @@ class Node:
         "pending",
         "posix",
         "size",
+        "taken",
         "times_set",
         "type",
         "written",
@@ -99,6 +100,8 @@ class Node:
         self.opens = 0
         self.gone = False
         """It was deleted, or replaced: no name leads to it."""
+        self.taken = False
+        """Others have done that: what is written to it could not be kept, and is refused."""
         self.cached: str | None = None
         """The ETag of what the kernel's page cache may hold of it, where that is one object and unchanged."""
         self.contents: Contents | None = None
@@ -204,10 +207,10 @@ class NodeTable:
         return iter(list(self._nodes.values()))
 
     def add(self, parent: Node, name: str, kind: int) -> Node:
-        """Make a node, the child of a directory, in place of another of that name."""
+        """Make a node, the child of a directory, in place of one whose name others have taken."""
         old = parent.children.get(name)
         if old is not None:
-            self.detach(old)
+            self.lose(old)
         node = Node(self._next, parent, name, kind)
         self._next += 1
         self._nodes[node.number] = node
@@ -220,6 +223,11 @@ class NodeTable:
         self._part(node)
         node.gone = True
         self.drop_unused(node)
+
+    def lose(self, node: Node) -> None:
+        """Take away the name of a node that others have deleted, or made something else of."""
+        node.taken = True
+        self.detach(node)
 
     def move(self, node: Node, parent: Node, name: str) -> None:
         """Give a node another name, in place of what has it."""

@@ -349,7 +349,7 @@ class Commits:
             else:
                 self._journaling.forget(node)
         if node.etag is None and not node.is_directory:
-            self._names.nodes.detach(node)
+            self._names.nodes.lose(node)
             directory.listed_until = 0.0
 
     async def _copy_beside(self, node: Node, contents: Contents, directory: Node, name: str) -> None:
@@ -377,7 +377,7 @@ class Commits:
         node.posix, node.expires = None, 0.0
         if node.etag is None and not node.gone:
             parent = node.parent
-            self._names.nodes.detach(node)
+            self._names.nodes.lose(node)
             if parent is not None:
                 parent.listed_until = 0.0
 
