@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,13 @@ from vhostfs.backends.s3.client.pool import PoolOptions
 from vhostfs.backends.s3.client.retrying import RetryOptions
 from vhostfs.backends.s3.client.signing import Credentials
 from vhostfs.backends.s3.filesystem import S3Filesystem
+from vhostfs.backends.s3.journal.journal import Journal
+from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.options import S3Options
 from vhostfs.backends.s3.spool import Spool
+from vhostfs.backends.s3.writing import scheduling
+from vhostfs.backends.s3.writing.scheduling import Write
+from vhostfs.testing import Client, mount
 
 type MakeClient = Callable[..., S3Client]
 
@@ -82,3 +87,28 @@ def make_filesystem(make_client: MakeClient, tmp_path: Path) -> MakeFilesystem:
         return S3Filesystem(make_client(), S3Options(**options), Memory(memory), Spool(tmp_path))
 
     return make
+
+
+type Mounted = Callable[..., Any]
+
+
+@pytest.fixture
+def mounted(make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mounted:
+    """Return what mounts the bucket with a state directory; nothing is sent before somebody wants it."""
+    monkeypatch.setattr(scheduling, "SETTLE_SECONDS", 3600.0)
+    monkeypatch.setattr(scheduling, "SETTLE_SECONDS_MAXIMUM", 3600.0)
+
+    @asynccontextmanager
+    async def mounted(
+        state: Path = tmp_path / "state", write: Write = Write.WRITEBACK, **options: Any
+    ) -> AsyncIterator[tuple[Client, S3Filesystem]]:
+        directory = StateDirectory(state, "store", "bucket", "", make=True)
+        journal = Journal(directory)
+        filesystem = S3Filesystem(
+            make_client(), S3Options(write=write, **options), Memory(64 << 20), directory, None, journal
+        )
+        async with mount(filesystem) as client:
+            yield client, filesystem
+        filesystem.close()
+
+    return mounted

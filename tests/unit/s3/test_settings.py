@@ -32,7 +32,7 @@ def _load(path: Path, keys: str) -> object:
     [
         "",
         "prefix: a/b, region: eu-west-1, metadata: full, cache: forever, conflict: last-writer-wins",
-        "state_dir: /s",
+        "state_dir: /s, write: writeback, unwritten_size: 100MiB",
         "endpoint: 'http://127.0.0.1:9000', addressing: path, credentials: anonymous, memory: 64MiB",
         "access_key: A, secret_key_file: /etc/secret, encryption: sse-kms, file_mode: 0600, uid: 5",
     ],

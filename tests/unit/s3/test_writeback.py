@@ -7,57 +7,28 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
-from tests.unit.s3.conftest import MakeClient
+from tests.unit.s3.conftest import Mounted
 from tests.unit.s3.orders import told
-from vhostfs.backends.s3.caching.memory import Memory
-from vhostfs.backends.s3.filesystem import S3Filesystem
-from vhostfs.backends.s3.journal.journal import LOG, Journal
+from vhostfs.backends.s3.journal.journal import LOG
 from vhostfs.backends.s3.journal.state import StateDirectory
-from vhostfs.backends.s3.options import S3Options
 from vhostfs.backends.s3.writing import scheduling
 from vhostfs.backends.s3.writing.committing import Conflict
 from vhostfs.backends.s3.writing.scheduling import Write
 from vhostfs.errors import StartError
 from vhostfs.fuse_abi.structures import SetattrIn
-from vhostfs.testing import Client, mount
 
 pytestmark = pytest.mark.anyio
 
 DATA = bytes(range(251)) * 4
 MIB = 1 << 20
-
-type Mounted = Callable[..., Any]
-
-
-@pytest.fixture
-def mounted(make_client: MakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mounted:
-    """Return what mounts the bucket with a state directory; nothing is sent before somebody wants it."""
-    monkeypatch.setattr(scheduling, "SETTLE_SECONDS", 3600.0)
-    monkeypatch.setattr(scheduling, "SETTLE_SECONDS_MAXIMUM", 3600.0)
-
-    @asynccontextmanager
-    async def mounted(
-        state: Path = tmp_path / "state", write: Write = Write.WRITEBACK, **options: Any
-    ) -> AsyncIterator[tuple[Client, S3Filesystem]]:
-        directory = StateDirectory(state, "store", "bucket", "", make=True)
-        journal = Journal(directory)
-        filesystem = S3Filesystem(
-            make_client(), S3Options(write=write, **options), Memory(64 * MIB), directory, None, journal
-        )
-        async with mount(filesystem) as client:
-            yield client, filesystem
-        filesystem.close()
-
-    return mounted
 
 
 def _killed(tmp_path: Path) -> Path:
@@ -340,20 +311,6 @@ async def test_who_closes_next_is_told_what_went_wrong_meanwhile(
         await client.release(entry.nodeid, opened.fh)
 
 
-async def test_who_writes_waits_when_much_is_waiting(
-    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Until some of it is in the bucket."""
-    monkeypatch.setattr(scheduling, "FILES_MAXIMUM", 4)
-    async with mounted() as (client, filesystem):
-        for number in range(20):
-            await client.write_bytes(f"/{number}", DATA)
-            assert filesystem.pending().files <= 5
-        assert len(server.bucket.objects) >= 15
-        await filesystem.sync()
-    assert len(server.bucket.objects) == 20
-
-
 async def test_what_a_store_that_is_away_does_not_take_waits_for_the_next_daemon(
     mounted: Mounted, server: FakeS3
 ) -> None:
@@ -425,49 +382,6 @@ async def test_a_link_takes_the_place_of_what_is_there(mounted: Mounted, server:
         await filesystem.sync()
         assert await client.readlink("/file") == "target"
     assert {key: each.data for key, each in server.bucket.objects.items()} == {"file": b"target"}
-
-
-async def test_a_full_disk_makes_who_writes_wait_and_nobody_else(
-    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As long as something can be sent that makes room."""
-    monkeypatch.setattr(scheduling, "LOOK_BYTES", 1)
-    async with mounted() as (client, filesystem):
-        await client.write_bytes("/waits", DATA)
-        monkeypatch.setattr(StateDirectory, "free", lambda _self: 0)
-        server.held["PutObject"] = release = asyncio.Event()
-        writing = asyncio.ensure_future(client.write_bytes("/file", DATA))
-        while not server.requests["PutObject"]:
-            await server.changed()
-        assert await client.listdir("/") == ["file", "waits"]
-        assert not writing.done()
-        release.set()
-        await writing
-        assert server.bucket.objects["waits"].data == DATA
-        assert await client.read_bytes("/file") == DATA
-        await filesystem.sync()
-    assert server.bucket.objects["file"].data == DATA
-
-
-async def test_what_the_journal_has_no_room_for_goes_to_the_bucket(
-    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who closes waits for that; deleting, cutting and making directories go on."""
-
-    def full(*_anything: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    async with mounted() as (client, _):
-        await client.write_bytes("/old", DATA)
-        await client.write_bytes("/cut", DATA)
-        monkeypatch.setattr(Journal, "enter", full)
-        await client.write_bytes("/file", DATA)
-        await client.symlink("target", "/link")
-        await client.mkdir("/d")
-        await client.unlink("/old")
-        await client.truncate("/cut", 10)
-        found = {key: each.data for key, each in server.bucket.objects.items()}
-        assert found == {"file": DATA, "link": b"target", "d/": b"", "cut": DATA[:10]}
 
 
 async def test_what_a_killed_daemon_had_sent_may_arrive_late(

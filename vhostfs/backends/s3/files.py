@@ -67,6 +67,8 @@ class FileOperations(Operations):
         self._check_name(directory, name)
         if await self._names.find(directory, name) is not None:
             raise refused(errno.EEXIST)
+        if self._commits.is_short(0):
+            await self._commits.room()
         node = self._names.nodes.add(directory, name, stat.S_IFREG)
         node.posix, node.pending = made(caller, directory, stat.S_IFREG | mode), True
         self._names.believe(node)
@@ -118,7 +120,7 @@ class FileOperations(Operations):
         data: WriteBuffer,
         flags: WriteFlags,
     ) -> int:
-        """Take data into the spool; where there is no room, wait until commits have made some."""
+        """Take data into the spool; where there is no room, wait until commits have made some; ENOSPC."""
         handle = _held(handle)
         if self._commits.is_short(data.size):
             await self._commits.room()

@@ -51,6 +51,8 @@ class Operations(Filesystem[Handle]):
             journaling=self._journaling,
             conflict=options.conflict,
             write=options.write,
+            unwritten_size=options.unwritten_size,
+            standing=store.standing,
         )
 
     def _node(self, number: int) -> Node:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.naming.nodes import Defaults, Node
 from vhostfs.backends.s3.writing.committing import Conflict
-from vhostfs.backends.s3.writing.scheduling import Write
+from vhostfs.backends.s3.writing.scheduling import UNWRITTEN_SIZE, Write
 
 
 class Metadata(StrEnum):
@@ -33,6 +33,8 @@ class S3Options:
     metadata: Metadata = Metadata.LAZY
     conflict: Conflict = Conflict.ERROR
     write: Write = Write.SYNC
+    unwritten_size: int = UNWRITTEN_SIZE
+    """How many bytes may wait for a store that takes none, with `writeback`."""
     defaults: Defaults = field(default_factory=Defaults)
     read_only: bool = False
     directory_limit: int = 10_000

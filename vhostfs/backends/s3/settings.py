@@ -37,7 +37,7 @@ from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import StoreError
 from vhostfs.backends.s3.writing.committing import Conflict
-from vhostfs.backends.s3.writing.scheduling import Write
+from vhostfs.backends.s3.writing.scheduling import UNWRITTEN_SIZE, Write
 from vhostfs.backends.values import Permissions, Size
 from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.filesystem import Filesystem
@@ -118,6 +118,8 @@ class S3Settings(Backend):
     """The most that it takes of the disk."""
     state_dir: PurePosixPath | None = None
     """Where what is written waits, and what is promised is kept; None: where state belongs on this host."""
+    unwritten_size: Size = UNWRITTEN_SIZE
+    """With writeback: the most that waits there for a store that takes none."""
     connections: Annotated[int, Field(ge=1, le=1024)] = 128
 
     def __post_init__(self) -> None:
@@ -168,6 +170,7 @@ class S3Settings(Backend):
             conflict=self.conflict,
             defaults=Defaults(self.file_mode, self.directory_mode, self.uid, self.gid),
             write=self.write,
+            unwritten_size=self.unwritten_size,
             read_only=self.read_only,
         )
         spool = self._state(url or "", shown)

@@ -36,6 +36,11 @@ class Spool:
         found = os.fstatvfs(self.descriptor)
         return found.f_bavail * found.f_frsize
 
+    def size(self) -> int:
+        """Return how many bytes the whole file system has."""
+        found = os.fstatvfs(self.descriptor)
+        return found.f_blocks * found.f_frsize
+
     def make(self, name: str | None) -> int:
         """Return a descriptor of an empty file, without a name or of one that is not there yet."""
         if name is None:

@@ -52,8 +52,13 @@ class Journaling:
 
     @property
     def size(self) -> int:
-        """Return how many bytes of data are promised."""
-        return sum(end - begin for intent in self.journal.intents.values() for begin, end in intent.extents)
+        """Return how many bytes of data are promised, and are to reach the bucket."""
+        return sum(
+            end - begin
+            for intent in self.journal.intents.values()
+            if not intent.conflict
+            for begin, end in intent.extents
+        )
 
     async def promise(self, node: Node, body: bytes = b"") -> None:
         """Return when what is changed of a file outlives the host's power; raise OSError."""

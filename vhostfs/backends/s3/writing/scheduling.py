@@ -3,7 +3,8 @@
 `sync`: who closes or synchronizes a file waits until the bucket has it. `writeback`: who closes it waits
 until the journal has it, and it is committed a moment later, the oldest first and many side by side; fsync
 always waits for the bucket. Where the store fails, it is tried again, ever more seldom; the next who closes
-or synchronizes the file is told.
+or synchronizes the file is told. Where no commit makes room any more, who writes is told that there is none,
+before the disk is full.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import LOST
 from vhostfs.backends.s3.naming.namespace import KEY_MAXIMUM, NAME_MAXIMUM, Namespace
 from vhostfs.backends.s3.naming.nodes import Node
+from vhostfs.backends.s3.operating.standing import Standing
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, StoreError, UnavailableError
 from vhostfs.backends.s3.writing.committing import Committer, Conflict
 from vhostfs.backends.s3.writing.journaling import Journaling
+from vhostfs.filesystem.refusals import refused
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +52,15 @@ PROMISED_MAXIMUM: Final = 1 << 30
 """How many bytes may be promised before who writes has to wait."""
 
 FILES_MAXIMUM: Final = 20_000
+FILES_AWAY_MAXIMUM: Final = 100_000
+"""How many files may wait for a store that takes none: more than this the journal's log is not made for."""
+
 FREE_MINIMUM: Final = 256 << 20
-"""How much room the state directory keeps, as long as commits make some."""
+FREE_PART: Final = 8
+"""How much room is left on the disk of the state directory: so much, or such a part of a small one."""
+
+UNWRITTEN_SIZE: Final = 10 << 30
+"""How many bytes may wait for a store that takes none, unless something else is said."""
 
 LOOK_BYTES: Final = 16 << 20
 """How much is written between two looks at how much room there is."""
@@ -105,8 +115,11 @@ class Commits:
         journaling: Journaling | None = None,
         conflict: Conflict = Conflict.ERROR,
         write: Write = Write.SYNC,
+        unwritten_size: int = UNWRITTEN_SIZE,
+        standing: Standing | None = None,
     ) -> None:
         """Nothing is to be committed yet."""
+        self._unwritten_size, self._standing = unwritten_size, standing
         self._committer, self._names, self._spool = committer, names, spool
         self._journaling, self._conflict = journaling, conflict
         self.writeback = write is Write.WRITEBACK and journaling is not None
@@ -121,6 +134,7 @@ class Commits:
         self._progress = asyncio.Event()
         self._hurry = False
         self._unlooked = 0
+        self._refuses = False
         self._recovery: asyncio.Task[None] | None = None
 
     # ---- One file ----
@@ -175,7 +189,7 @@ class Commits:
             await self.synchronize(node)
             return
         if self.is_short(node.contents.size if node.contents is not None else 0):
-            await self.room()
+            await self._room_made()
         await self.promise(node)
         self._raise_what_failed(node)
 
@@ -366,7 +380,7 @@ class Commits:
     async def give_up(self, node: Node, contents: Contents, error: OSError) -> None:
         """Take what cannot be committed away from a file that nobody has open, and keep it if that can be."""
         key = self._names.key(node)
-        lost = isinstance(error, ConditionError) and self._spool.free() > FREE_MINIMUM
+        lost = isinstance(error, ConditionError) and not self._is_disk_low()
         if self._journaling is None or not lost:
             logger.info("%s: what was written is given up: %s", key, error.strerror)
         else:
@@ -479,26 +493,64 @@ class Commits:
     def is_short(self, size: int) -> bool:
         """Tell whether who writes so many bytes has to wait for room; it costs little."""
         self._unlooked += size
-        if self._unlooked < LOOK_BYTES and len(self._waiting) < FILES_MAXIMUM:
+        if self._unlooked < LOOK_BYTES and len(self._waiting) < FILES_MAXIMUM and not self._refuses:
             return False
         self._unlooked = 0
-        return self._lacks_room()
-
-    def _lacks_room(self) -> bool:
-        if not (self.writeback and self._waiting):
-            return False  # nothing would make room
-        assert self._journaling is not None
-        return (
-            len(self._waiting) >= FILES_MAXIMUM
-            or self._journaling.size >= PROMISED_MAXIMUM
-            or self._spool.free() < FREE_MINIMUM
-        )
+        self._refuses = self._refuses and self._is_full()
+        return self._refuses or self._lacks_room()
 
     async def room(self) -> None:
+        """Wait until commits have made room, or cannot; raise ENOSPC where nothing more can be taken then."""
+        await self._room_made()
+        was_refused, self._refuses = self._refuses, self._is_full()
+        if self._refuses:
+            if not was_refused:
+                logger.warning("as much waits for the store as there is room for: ENOSPC is answered")
+            raise refused(errno.ENOSPC)
+
+    def _lacks_room(self) -> bool:
+        """Tell whether so much waits that commits should come first."""
+        if self._journaling is None or not self.writeback:
+            return False
+        return (
+            len(self._waiting) >= FILES_MAXIMUM
+            or self._journaling.size + self._unpromised() >= min(PROMISED_MAXIMUM, self._unwritten_size)
+            or self._is_disk_low()
+            or self._is_full()
+        )
+
+    def _is_full(self) -> bool:
+        """Tell whether nothing more can be taken: no commit makes room."""
+        if self._journaling is None or not self.writeback or self._can_make_room:
+            return False
+        return (
+            self._is_disk_low()
+            or len(self._waiting) >= FILES_AWAY_MAXIMUM
+            or self._journaling.size + self._unpromised() > self._unwritten_size
+        )
+
+    def _is_disk_low(self) -> bool:
+        return self._spool.free() < min(FREE_MINIMUM, self._spool.size() // FREE_PART)
+
+    @property
+    def _can_make_room(self) -> bool:
+        return any(not each.attempts for each in self._waiting.values())
+
+    def _unpromised(self) -> int:
+        """Return how many bytes there are of files that are open, where the store would not take them."""
+        if self._standing is None or self._standing.trouble is None:
+            return 0
+        return sum(
+            node.contents.unjournaled.count(0, node.contents.size)
+            for node, _ in self._changed.values()
+            if node.opens and node.contents is not None
+        )
+
+    async def _room_made(self) -> None:
         """Wait until commits have made room, or cannot."""
         self._hurry = True
         try:
-            while self._lacks_room() and not all(each.attempts for each in self._waiting.values()):
+            while self._can_make_room and self._lacks_room():
                 self._progress.clear()
                 self._wake.set()
                 await self._progress.wait()
@@ -507,7 +559,7 @@ class Commits:
 
     async def made_room(self) -> bool:
         """Wait for a commit, now that the disk is full; False where none could make room."""
-        if not self.writeback or all(each.attempts for each in self._waiting.values()):
+        if not self.writeback or not self._can_make_room:
             return False
         self._hurry = True
         self._wake.set()
