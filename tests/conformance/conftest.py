@@ -41,6 +41,7 @@ MOUNTS: Final = {
     "overlay": f"{{{{type: overlay, lower: [{_MEMORY}, {_MEMORY}], upper: {_MEMORY}}}}}",
     "passthrough": "{{type: passthrough, shared_dir: {tmpfs}, xattr: true, killpriv_v2: true,"
     " locks: {{posix: host, flock: host}}}}",
+    "s3": "{{type: s3, {store}, prefix: all}}",
 }
 """What the daemon of this run serves."""
 

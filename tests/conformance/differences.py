@@ -58,17 +58,83 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "this device is how a layer says that a name is gone; overlayfs refuses it as well",
     ),
     "no-lists": Difference(
-        ("memory", "memory under layers", "overlay", "overlay of directories", "passthrough"),
+        ("memory", "memory under layers", "overlay", "overlay of directories", "passthrough", "s3"),
         "POSIX access control lists are refused with EOPNOTSUPP",
         "passthrough serves them where `posix_acl` is set, which these tests leave out; the others have none",
     ),
     "no-locks": Difference(
         (
             *("memory by requests", "memory under layers", "overlay of directories"),
-            *("memory by ring", "overlay by ring"),
+            *("memory by ring", "overlay by ring", "s3 by ring"),
         ),
         "requests for locks are answered ENOSYS",
         "locks are left to the kernel that mounts, which keeps them among its own programs",
+    ),
+    "no-second-names": Difference(
+        ("s3",),
+        "second names (`link`) are refused with EPERM",
+        "an object has one key",
+    ),
+    "no-exchange": Difference(
+        ("s3",),
+        "`RENAME_EXCHANGE` and `RENAME_WHITEOUT` are refused with EINVAL",
+        "a store copies and deletes, and does neither to two objects at once",
+    ),
+    "no-nameless-files": Difference(
+        ("s3",),
+        "`O_TMPFILE` is refused with EOPNOTSUPP",
+        "an object has a key from the beginning; programs make a file and unlink it",
+    ),
+    "no-holes": Difference(
+        ("s3",),
+        "files have no holes, and no room beyond their end: `SEEK_DATA` finds data everywhere, and"
+        " `st_blocks` counts every byte",
+        "an object has all its bytes; zeros are sent and paid for like any others",
+    ),
+    "no-larger-than-objects": Difference(
+        ("s3",),
+        "files of more than 5 TiB are refused with EFBIG",
+        "no object is larger",
+    ),
+    "no-limits": Difference(
+        ("s3",),
+        "`statfs` tells of 4 PiB and 2^40 files, all of them free, whatever the bucket holds",
+        "a bucket has no limit, and nothing but its whole listing would tell what is in it",
+    ),
+    "names-are-text": Difference(
+        ("s3",),
+        "names that are not UTF-8 are refused with EILSEQ",
+        "keys are text",
+    ),
+    "little-metadata": Difference(
+        ("s3",),
+        "extended attributes of more than some 1.3 KB in all are refused with ENOSPC",
+        "they stand in the object's metadata, of which S3 takes 2 KiB",
+    ),
+    "directories-have-one-link": Difference(
+        ("s3",),
+        "a directory shows one link, and does not count its subdirectories",
+        "that would mean to list it each time; programs know it of other file systems",
+    ),
+    "directories-keep-their-times": Difference(
+        ("s3",),
+        "times of a directory stay as they are when what is in it changes",
+        "each change would write another object",
+    ),
+    "no-times-of-access": Difference(
+        ("s3",),
+        "reading does not move the time of access, which is what was last set",
+        "each reading would write the object again",
+    ),
+    "renaming-is-no-change": Difference(
+        ("s3",),
+        "renaming a file does not move its time of change",
+        "the store copies the object as it is",
+    ),
+    "no-times-of-birth": Difference(
+        ("s3",),
+        "`statx` tells no time of birth",
+        "a store keeps no more than when the object was last written",
     ),
 }
 """By the key that promises ask for."""

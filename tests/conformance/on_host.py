@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from tests.conformance.detached import detached_tmpfs
+from tests.conformance.behind import behind
 from tests.conformance.host import HostPlace
 from tests.conformance.ring import devices_of
 from tests.mounting.mounts import Daemon, daemon, device_of, unmount
@@ -22,9 +22,7 @@ class Mounts:
         self._base = base
         self._mounts = mounts
         self._stack = ExitStack()
-        self._tmpfs = self._stack.enter_context(
-            detached_tmpfs(size=str(size), nr_inodes=str(inodes), mode="755")
-        )
+        self._stand_on = self._stack.enter_context(behind(base, size, inodes))
         self._made: dict[str, tuple[Path, int, Daemon]] = {}
 
     def place(self, name: str, differences: frozenset[str]) -> HostPlace:
@@ -33,7 +31,7 @@ class Mounts:
             mountpoint = self._base / name
             mountpoint.mkdir()
             configuration = self._base / f"{name}.yaml"
-            configuration.write_text(devices_of({name: self._mounts[name]}, self._base, self._tmpfs))
+            configuration.write_text(devices_of({name: self._mounts[name]}, self._base, self._stand_on))
             self._stack.callback(_taken_away, mountpoint)
             process = self._stack.enter_context(
                 daemon("-o", "allow_other,dev,suid", configuration, mountpoint)

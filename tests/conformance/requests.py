@@ -80,13 +80,23 @@ class RequestFile(OpenFile):
         self._client.fallocate(self.node, self.fh, mode, offset & _U64, length & _U64)
 
     def seek(self, offset: int, whence: int) -> int:
-        return self._client.lseek(self.node, self.fh, offset & _U64, whence)
+        with optional():
+            return self._client.lseek(self.node, self.fh, offset & _U64, whence)
+        size = self.stat().size
+        if offset & _U64 >= size:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return offset if whence == os.SEEK_DATA else size
 
     def copy_to(self, offset: int, target: OpenFile, target_offset: int, length: int) -> int:
         assert isinstance(target, RequestFile)
-        return self._client.copy_file_range_64(
-            (self.node, self.fh, offset), (target.node, target.fh, target_offset), length
-        )
+        with optional():
+            return self._client.copy_file_range_64(
+                (self.node, self.fh, offset), (target.node, target.fh, target_offset), length
+            )
+        if target.node == self.node and abs(target_offset - offset) < length:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        data = self.read(length, offset)
+        return target.write(data, target_offset)
 
     def link(self, path: str) -> None:
         with self._place.parent(path) as (parent, name):
@@ -268,9 +278,10 @@ class RequestPlace(Place):
             return RequestFile(self, entry.nodeid, opened.fh, flags)
 
     def tmpfile(self, path: str, flags: int, mode: int = 0o600) -> OpenFile:
-        with self.node(path) as node:
+        with self.node(path) as node, optional():
             entry, opened = self.client.tmpfile(node, flags | os.O_TMPFILE, mode)
             return RequestFile(self, entry.nodeid, opened.fh, flags)
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     def listing(self, path: str = "") -> Iterator[tuple[str, int]]:
         with self.node(path) as node:

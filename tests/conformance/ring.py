@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.conformance.detached import detached_tmpfs
+from tests.conformance.behind import behind
 from tests.conformance.requests import RequestPlace
 from tests.frontend.client import FuseClient
 from tests.frontend.daemons import Daemon, running_daemon
@@ -41,23 +40,22 @@ class Devices:
             yield RequestPlace(client, differences)
 
 
-def devices_of(mounts: Mapping[str, str], base: Path, tmpfs: Path) -> str:
+def devices_of(mounts: Mapping[str, str], base: Path, stand_on: Mapping[str, str]) -> str:
     """Return the devices of a configuration, one for each mount, with sockets of the same names."""
-    shared = str(tmpfs).replace("self", str(os.getpid()))
     return "devices:" + "".join(
-        DEVICE.format(socket=base / name, mount=mount.format(tmpfs=shared)) for name, mount in mounts.items()
+        DEVICE.format(socket=base / name, mount=mount.format(**stand_on)) for name, mount in mounts.items()
     )
 
 
 @contextmanager
 def served(base: Path, mounts: Mapping[str, str], size: int, inodes: int) -> Iterator[Devices]:
-    """Serve mounts given as YAML, in which {tmpfs} stands for a new tmpfs of this size.
+    """Serve mounts given as YAML, which stand on what is in braces: a tmpfs of this size, or a store.
 
     The daemon must end cleanly, and never have met a fault of its own.
     """
-    with detached_tmpfs(size=str(size), nr_inodes=str(inodes), mode="755") as tmpfs:
+    with behind(base, size, inodes) as stand_on:
         configuration = base / "vhostfs.yaml"
-        configuration.write_text("sandbox: {mode: none}\n" + devices_of(mounts, base, tmpfs))
+        configuration.write_text("sandbox: {mode: none}\n" + devices_of(mounts, base, stand_on))
         command = [*VHOSTFS, "serve", f"--config={configuration}"]
         with running_daemon(command, configuration) as daemon:
             yield Devices(daemon, {name: base / name for name in mounts})

@@ -8,9 +8,15 @@ import time
 
 import pytest
 
+from tests.conformance.conftest import WAYS
+from tests.conformance.differences import differences
 from tests.conformance.place import Place
 from tests.conformance.refusals import refused
 from vhostfs.fuse_abi.flags import FallocateFlags
+
+pytestmark = pytest.mark.parametrize(
+    "place", [way for way in WAYS if "no-limits" not in differences(*way.split(" by "))], indirect=True
+)
 
 MIB = 1 << 20
 

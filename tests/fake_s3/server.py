@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import ssl
+import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, MutableSequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, MutableSequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
@@ -317,3 +318,24 @@ async def fake_s3(server: FakeS3 | None = None) -> AsyncIterator[FakeS3]:
         listening.close()
         server.drop_connections()
         await listening.wait_closed()
+
+
+@contextmanager
+def listening(server: FakeS3) -> Iterator[None]:
+    """Let a server listen on a thread of its own."""
+    begun, loop, ended = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+
+    async def serve() -> None:
+        async with fake_s3(server):
+            begun.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()
+        loop.close()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, fake_s3
+from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, listening
 from tests.guests.daemon import Daemon
 from tests.integration.lanes import Lane
 
@@ -74,19 +72,9 @@ tr -d x <moved/large | wc -c
 @pytest.fixture
 def store() -> Iterator[FakeS3]:
     """A store that runs on a thread of its own."""
-    server, begun, ended = FakeS3(), threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with fake_s3(server):
-            begun.set()
-            await asyncio.to_thread(ended.wait)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert begun.wait(30)
-    yield server
-    ended.set()
-    thread.join()
+    server = FakeS3()
+    with listening(server):
+        yield server
 
 
 def test_a_repository_on_a_bucket_outlives_its_guest(

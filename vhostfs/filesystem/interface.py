@@ -323,10 +323,10 @@ class Filesystem[H]:
     ) -> MaybeAwaitable[Iterable[DirEntry] | AsyncIterable[DirEntry]]:
         """Yield the entries behind a cookie, 0 being the beginning (READDIR, READDIRPLUS).
 
-        A generator or an async generator is kept between requests and goes on where the next one wants it to;
-        a request from elsewhere (seekdir, another reader) closes it and calls again. Entries without offsets
-        are numbered by the session, which then skips what lies before. Every entry that the kernel accepts
-        with attributes counts one lookup.
+        A generator or an async generator is kept between requests and goes on where the next one wants it to,
+        also from within the last reply; a request from elsewhere (seekdir) closes it and calls again. Entries
+        without offsets are numbered by the session, which then skips what lies before. Every entry that the
+        kernel accepts with attributes counts one lookup.
         """
         _missing()
 

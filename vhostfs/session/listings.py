@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from struct import Struct
 from typing import Any, Final
@@ -28,7 +29,7 @@ type PackEntry = Callable[[Entry], bytes]
 class Listing:
     """Where one directory handle stands in its listing."""
 
-    __slots__ = ("_lock", "ended", "kept", "number", "position", "skip", "source")
+    __slots__ = ("_lock", "again", "ended", "kept", "number", "position", "shown", "skip", "source")
 
     def __init__(self) -> None:
         self._lock: asyncio.Lock | None = None
@@ -43,6 +44,10 @@ class Listing:
         self.skip = 0
         self.kept: tuple[DirEntry, int] | None = None
         """An entry, and its cookie, that did not fit."""
+        self.shown: list[tuple[DirEntry, int]] = []
+        """What the last reply had of entries without offsets, and their cookies."""
+        self.again: deque[tuple[DirEntry, int]] = deque()
+        """Those of them that are asked for once more."""
         self.ended = False
 
     def begin(self, source: Iterator[DirEntry] | AsyncIterator[DirEntry], offset: int) -> None:
@@ -53,7 +58,25 @@ class Listing:
 
     def resumes(self, offset: int) -> bool:
         """Tell whether the source stands where a request wants to go on; a listing that ended begins anew."""
-        return self.source is not None and offset == self.position and not (self.ended and offset == 0)
+        if self.source is None:
+            return False
+        if offset == self.position:
+            return not (self.ended and offset == 0)
+        return self._goes_back(offset)
+
+    def _goes_back(self, offset: int) -> bool:
+        """Go back within the last reply: Linux asks again for what its reader had no room for.
+
+        To count from a new beginning would miss entries, as others may have gone meanwhile.
+        """
+        for at, (_, cookie) in enumerate(self.shown, 1):
+            if cookie == offset:
+                # Without attributes, which the kernel has been given, and which may be others by now.
+                for entry, each in reversed(self.shown[at:]):
+                    self.again.appendleft((DirEntry(entry.name, entry.ino, entry.type), each))
+                self.position = offset
+                return True
+        return False
 
     @property
     def busy(self) -> bool:
@@ -214,7 +237,7 @@ class Lister:
         if not _add_kept(listing, page):
             return
         source: Any = listing.source
-        add, cookie_of = page.add, listing.cookie
+        add, cookie_of, shown = page.add, listing.cookie, listing.shown
         cookie = listing.position
         for entry in source:
             following = cookie_of(entry)
@@ -224,6 +247,8 @@ class Lister:
                 listing.kept = entry, following
                 listing.position = cookie
                 return
+            if entry.offset is None:
+                shown.append((entry, following))
             cookie = following
         listing.position = cookie
         listing.ended = True
@@ -233,7 +258,7 @@ class Lister:
         if not _add_kept(listing, page):
             return
         source: Any = listing.source
-        add, cookie_of = page.add, listing.cookie
+        add, cookie_of, shown = page.add, listing.cookie, listing.shown
         async for entry in source:
             cookie = cookie_of(entry)
             if cookie == 0:
@@ -241,18 +266,29 @@ class Lister:
             if not add(entry, cookie):
                 listing.kept = entry, cookie
                 return
+            if entry.offset is None:
+                shown.append((entry, cookie))
             listing.position = cookie
         listing.ended = True
 
 
 def _add_kept(listing: Listing, page: Page) -> bool:
-    """Add the entry that did not fit before; tell whether to go on."""
+    """Add what is asked for again, and the entry that did not fit before; tell whether to go on."""
+    shown = listing.shown = []
+    while listing.again:
+        entry, cookie = listing.again[0]
+        if not page.add(entry, cookie):
+            return False
+        shown.append(listing.again.popleft())
+        listing.position = cookie
     if listing.ended:
         return False
     if listing.kept is not None:
         entry, cookie = listing.kept
         if not page.add(entry, cookie):
             return False
+        if entry.offset is None:
+            shown.append(listing.kept)
         listing.position = cookie
         listing.kept = None
     return True
@@ -260,6 +296,6 @@ def _add_kept(listing: Listing, page: Page) -> bool:
 
 def _whole(listing: Listing, page: Page) -> bytes:
     """Return the page's bytes: none at the end alone, as nothing else tells the kernel of it."""
-    if page.empty and listing.kept is not None:
+    if page.empty and (listing.kept is not None or listing.again):
         raise OSError(errno.EINVAL, "a reply of READDIR has no room for one entry")
     return page.records

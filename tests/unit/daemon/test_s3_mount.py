@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import json
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,33 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, fake_s3
+from tests.fake_s3.server import ACCESS_KEY, BUCKET, SECRET, FakeS3, listening
 from tests.frontend.client import FuseClient
 from tests.frontend.daemons import Daemon, running_daemon
 from tests.frontend.frontend import Frontend
 from vhostfs import cli
 from vhostfs.fuse_abi.opcodes import ROOT_ID
-
-
-@contextmanager
-def listening(server: FakeS3) -> Iterator[None]:
-    """Serve a bucket by a thread of its own."""
-    begun, loop, ended = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-
-    async def serve() -> None:
-        async with fake_s3(server):
-            begun.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    begun.wait()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(ended.set)
-        thread.join()
-        loop.close()
 
 
 @contextmanager

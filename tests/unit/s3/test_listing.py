@@ -91,3 +91,19 @@ async def test_a_directory_lists_itself_and_its_parent(client: Client, server: F
     listed = [(each.name, each.ino) for each in await client.readdir(directory.nodeid, handle)]
     await client.releasedir(directory.nodeid, handle)
     assert listed[:2] == [(b".", directory.nodeid), (b"..", client.root)]
+
+
+async def test_what_has_gone_meanwhile_is_not_listed(client: Client, server: FakeS3) -> None:
+    names = _fill(server, 300)
+    assert await client.listdir("/d") == names
+    directory = (await client.lookup(client.root, "d")).nodeid
+    handle = (await client.opendir(directory)).fh
+    first = await client.readdir(directory, handle, 0, size=1024)
+    await client.unlink(f"/d/{names[200]}")
+    await client.rename(f"/d/{names[201]}", "/elsewhere")
+    seen, offset = [each.name.decode() for each in first], first[-1].off
+    while page := await client.readdir(directory, handle, offset, size=1024):
+        seen += [each.name.decode() for each in page]
+        offset = page[-1].off
+    await client.releasedir(directory, handle)
+    assert seen[2:] == names[:200] + names[202:]

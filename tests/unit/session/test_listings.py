@@ -131,6 +131,7 @@ async def test_a_seek_closes_the_generator_and_begins_another(kind: Any) -> None
     async with mount(filesystem) as client:
         fh = (await client.opendir(1)).fh
         page = await client.readdir(1, fh, size=4096)
+        await client.readdir(1, fh, page[-1].off, size=4096)
         again = await client.readdir(1, fh, page[3].off, size=4096)
         assert again[0].name == b"entry 4"
         assert filesystem.begun == [0, page[3].off]
@@ -138,6 +139,28 @@ async def test_a_seek_closes_the_generator_and_begins_another(kind: Any) -> None
         assert rewound == page
         beyond = await client.readdir(1, fh, 2**62, size=4096)
         assert beyond == []
+
+
+@pytest.mark.parametrize("plus", [False, True])
+async def test_what_a_reader_had_no_room_for_comes_again_though_entries_have_gone(plus: bool) -> None:
+    class Shrinking(Directory):
+        def readdir(self, caller: Caller, node: int, handle: str | None, offset: int) -> Iterator[DirEntry]:  # type: ignore[override]
+            self.begun.append(offset)
+            return (self.entry(number) for number in range(self.count) if number not in gone)
+
+    gone: set[int] = set()
+    filesystem = Shrinking(200)
+    async with mount(filesystem) as client:
+        fh = (await client.opendir(1)).fh
+        seen, offset = [], 0
+        while page := await client.readdir(1, fh, offset, size=2048, plus=plus):
+            taken = page[: len(page) // 2 + 1]
+            seen += [each.name for each in taken]
+            gone |= {int(each.name.split()[1]) for each in taken}
+            offset = taken[-1].off
+        assert seen == [b"entry %d" % number for number in range(200)]
+        assert filesystem.begun == [0]
+        assert set(client.lookups.values()) == ({1} if plus else set())
 
 
 async def test_a_listing_that_has_ended_begins_anew_when_rewound() -> None:

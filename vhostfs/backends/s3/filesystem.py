@@ -229,8 +229,12 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         node = await self._make(caller, parent, name, stat.S_IFLNK | 0o777, body)
         return self._entry(node)
 
-    def link(self, caller: Caller, node: int, parent: int, name: str) -> NoReturn:
+    async def link(self, caller: Caller, node: int, parent: int, name: str) -> NoReturn:
         """Refuse: an object has one key."""
+        if self._node(node).gone:
+            raise refused(errno.ENOENT)
+        if await self._names.find(self._directory(parent), name) is not None:
+            raise refused(errno.EEXIST)
         raise refused(errno.EPERM)
 
     async def unlink(self, caller: Caller, parent: int, name: str) -> None:
@@ -278,10 +282,13 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
     ) -> None:
         """Rename: what is not in the bucket yet by name alone, all else by copies and deletions."""
         self._writable()
-        if flags & ~int(RenameFlags.NOREPLACE):
+        if flags not in {0, RenameFlags.NOREPLACE, RenameFlags.EXCHANGE}:
             raise refused(errno.EINVAL)
         source, target = self._directory(parent), self._directory(new_parent)
         node = await self._existing(source, name)
+        if flags & RenameFlags.EXCHANGE:
+            await self._existing(target, new_name)
+            raise refused(errno.EINVAL)
         self._check_name(target, new_name)
         replaced = await self._names.find(target, new_name)
         if replaced is not None and flags & RenameFlags.NOREPLACE:

@@ -178,8 +178,10 @@ class Namespace:
     async def entries(self, directory: Node) -> AsyncGenerator[Node]:
         """Yield the children of a directory, each page of a listing as it comes."""
         if directory.listed_until > monotonic():
-            for child in _sorted(directory.children.values()):
-                yield child
+            for name in sorted(directory.children):
+                known = directory.children.get(name)  # it may be another one by now, or none
+                if known is not None:
+                    yield known
             return
         listing = self._listings.get(directory.number)
         # Where nothing is believed, a listing that has begun before is not, either.

@@ -168,7 +168,7 @@ class Node:
             self.number,
             mode,
             4096 if self.is_directory else size,
-            0 if self.gone else 2 if self.is_directory else 1,
+            0 if self.gone else 1,
             defaults.uid if posix.uid is None else posix.uid,
             defaults.gid if posix.gid is None else posix.gid,
             mtime if posix.atime is None else posix.atime,
