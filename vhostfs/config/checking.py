@@ -27,6 +27,8 @@ REASONS: Final = {
     "string_type": "should be text; put it in quotes",
     "int_type": "should be a whole number",
     "float_type": "should be a number",
+    "too_short": "should not be empty",
+    "string_too_short": "should not be empty",
 }
 """What pydantic's kinds of errors are called here; the others keep its words."""
 

@@ -97,15 +97,16 @@ class YamlDocument:
         self._values: dict[YamlPath, Place] = {(): Place(1, 1)}
         try:
             node = yaml.compose(text, _Loader)
+            if node is not None:
+                self.data = self._value(node, (), ())
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             reason = " ".join(part for part in (error.context, error.problem) if part)
             self.faults.append(Fault(Place.of(mark) if mark else Place(1, 1), "", reason))
         except yaml.reader.ReaderError as error:
             self.faults.append(Fault(_place_of_offset(text, error.position), "", error.reason))
-        else:
-            if node is not None:
-                self.data = self._value(node, (), ())
+        except RecursionError:
+            self.faults.append(Fault(Place(1, 1), "", "nested too deeply"))
 
     def place(self, path: YamlPath) -> Place:
         """Return where a key stands, or, if it is not there, the nearest one that holds it."""

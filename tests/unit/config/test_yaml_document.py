@@ -114,6 +114,14 @@ def test_a_path_reads_as_people_write_it(path: YamlPath, text: str) -> None:
     assert dotted(path) == text
 
 
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ("{a: ", "}"), ("- ", "")])
+def test_what_is_nested_without_end_is_a_fault_of_form(opening: str, closing: str) -> None:
+    for depth in (*range(50, 1000, 50), 30_000):
+        document = YamlDocument(opening * depth + closing * depth)
+        assert [fault.reason for fault in document.faults] in ([], ["nested too deeply"])
+    assert document.faults
+
+
 def test_a_few_lines_of_aliases_cannot_stand_for_billions_of_values() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
