@@ -7,7 +7,6 @@ by side, up to a number; one that says nothing is dropped after a while, sooner 
 from __future__ import annotations
 
 import array
-import errno
 import logging
 import os
 import resource
@@ -19,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 
 from vhostfs.backends.opening import Passed, passing
@@ -26,6 +26,7 @@ from vhostfs.config.model import MOUNT_DESCRIPTORS_MINIMUM, FilesystemSettings, 
 from vhostfs.config.schema import parse_mount
 from vhostfs.control import messages
 from vhostfs.devices import native_mount
+from vhostfs.endings import carried_out
 from vhostfs.errors import ConfigurationError
 from vhostfs.filesystem import Command, Filesystem, Order, Progress
 from vhostfs.filesystem.commands import Value
@@ -141,9 +142,11 @@ async def _serve_connection(
 async def _serve_request(connection: socket.socket, visits: _Visits, visit: _Visit, control: Control) -> None:
     descriptors: list[int] = []
     try:
-        with anyio.fail_after(PATIENCE):
-            line = await _receive(connection, descriptors)
         try:
+            with anyio.fail_after(PATIENCE):
+                line = await _receive(connection, descriptors)
+            # Who had to make room may have been told so while the line was on its way.
+            await anyio.lowlevel.checkpoint_if_cancelled()
             visits.work(visit)
         except RefusedError as error:
             answer = messages.Answer(error=str(error))
@@ -162,7 +165,10 @@ async def _serve_request(connection: socket.socket, visits: _Visits, visit: _Vis
 
 
 async def _receive(connection: socket.socket, descriptors: list[int]) -> bytes:
-    """Return what came up to a line's end, or an end; what descriptors came with it are appended."""
+    """Return what came up to a line's end, or an end; what descriptors came with it are appended.
+
+    Raise RefusedError where descriptors are lost.
+    """
     received = b""
     room = socket.CMSG_SPACE(messages.DESCRIPTOR_LIMIT * array.array("i").itemsize)
     while b"\n" not in received and len(received) < messages.REQUEST_LIMIT:
@@ -178,10 +184,8 @@ async def _receive(connection: socket.socket, descriptors: list[int]) -> bytes:
                 numbers = array.array("i")
                 numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
                 descriptors.extend(numbers)
-        if flags & socket.MSG_CTRUNC:
-            raise OSError(errno.EMFILE, "descriptors were lost: the daemon has no room for more open files")
-        if len(descriptors) > messages.DESCRIPTOR_LIMIT:
-            raise OSError(errno.E2BIG, "there came too many descriptors")
+        if flags & socket.MSG_CTRUNC or len(descriptors) > messages.DESCRIPTOR_LIMIT:
+            raise RefusedError("more descriptors came than a request may have, or the daemon has room for")
         if not data:
             break
         received += data
@@ -337,11 +341,16 @@ async def _add(request: messages.Add, descriptors: Sequence[int], control: Contr
     if settings.network and not control.network:
         raise RefusedError("it needs the host's network, which the daemon's sandbox has left")
     filesystem = await anyio.to_thread.run_sync(_open, settings, passed)
-    try:
-        await device.add(place, PythonMount(settings.type, filesystem))
-    except BaseException:
-        close_quietly(filesystem)
-        raise
+
+    async def mount() -> None:
+        try:
+            await device.add(place, PythonMount(settings.type, filesystem))
+        except Exception:
+            close_quietly(filesystem)
+            raise
+
+    # Also where whoever asks is cancelled: it is mounted then, or closed.
+    await carried_out(mount())
 
 
 def _native(settings: PassthroughSettings, passed: Passed) -> NativeMount:

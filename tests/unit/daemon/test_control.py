@@ -223,6 +223,12 @@ def test_without_a_daemon_there_is_a_sentence(mounts: Any) -> None:
         (b"nonsense\n", 0, "Invalid JSON"),
         (b"[" * 30_000 + b"\n", 0, "JSON"),
         (b"x" * (1 << 17), 0, "JSON"),
+        (b'{"command": "list"}\n', 100, "more descriptors came than"),
+        (
+            b'{"command": "add", "place": "/a", "mount": "' + b"[" * 60_000 + b'"}\n',
+            0,
+            "mount:1:1: nested too deeply",
+        ),
         (b'{"command": "end"}\n', 0, "command"),
         (b'{"command": "list", "more": 1}\n', 0, "more"),
         (b'{"command": "remove", "place": "/\\u0000"}\n', 0, "no absolute path"),

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from vhostfs.backends.contract import Given
 from vhostfs.config.model import DeviceSettings, FilesystemSettings, PathSocket
+from vhostfs.control import messages, server
 from vhostfs.devices import make_device
 from vhostfs.filesystem import Attr, Caller, Filesystem, Options
 from vhostfs.fuse_abi.opcodes import KERNEL_MINOR_VERSION
-from vhostfs.made_device import MadeDevice
+from vhostfs.made_device import MadeDevice, PythonMount
+from vhostfs.sandbox import PROC_SELF_FD
 from vhostfs.session.channel import RECORD, RecordKind
 from vhostfs.session.session import State
 from vhostfs.virtqueue import initialise_core
@@ -65,6 +69,9 @@ async def made(slow: tuple[Slow, Slow]) -> AsyncIterator[MadeDevice]:
         {place: FilesystemSettings("python", Given(each)) for place, each in places.items()},
     )
     made = make_device(settings, None, {}, {place: Given(each).open() for place, each in places.items()})
+    proc_self = os.open(PROC_SELF_FD, os.O_PATH)
+    made.let_grow(proc_self)
+    os.close(proc_self)
     made.start()
     for mount in made.bridged.values():
         mount.session.receive(BEGIN)
@@ -103,4 +110,42 @@ async def test_a_removal_that_is_cancelled_removes(made: MadeDevice, slow: tuple
     assert slow[1].ended
     assert [each.place for each in made.mounts()] == [ROOT]
     slow[0].may_end.set()
+    await made.end()
+
+
+async def test_a_mount_is_added_whole_though_who_asked_for_it_is_sent_away(
+    made: MadeDevice, slow: tuple[Slow, Slow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added, go_on = asyncio.Event(), asyncio.Event()
+    closed: list[object] = []
+    add = made.add
+
+    async def add_slowly(place: PurePosixPath, mount: PythonMount) -> None:
+        await add(place, mount)
+        added.set()
+        await go_on.wait()
+
+    monkeypatch.setattr(made, "add", add_slowly)
+    monkeypatch.setattr(server, "close_quietly", closed.append)
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as asking,
+    ):
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        asking.connect(str(tmp_path / "control"))
+        asking.sendall(messages.encode(messages.Add(place="/new", mount="type: memory")))
+        serving = asyncio.ensure_future(server.serve_control(listener, server.Control({"": made}, True)))
+        await added.wait()
+        serving.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not serving.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+    assert PurePosixPath("/new") in made.bridged
+    assert closed == []
+    for each in slow:
+        each.may_end.set()
     await made.end()
