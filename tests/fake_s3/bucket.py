@@ -88,9 +88,13 @@ class Bucket:
             raise RefusedError(412, "PreconditionFailed")
 
     def page(
-        self, prefix: str, delimiter: str, after: str, most: int
+        self, prefix: str, delimiter: str, after: str, most: int, *, goes_on: bool = True
     ) -> tuple[list[tuple[str, StoredObject]], list[str], str | None]:
-        """Return keys behind `after` and common prefixes, and where the next page begins."""
+        """Return keys behind `after` and common prefixes, and where the next page begins.
+
+        A page that goes on where another ended does not give its last prefix again; one that begins anywhere
+        gives the prefix that it begins in.
+        """
         if self._sorted is None:
             self._sorted = sorted(self.objects, key=str.encode)
         names = self._sorted
@@ -104,7 +108,7 @@ class Bucket:
         while at < len(names) and names[at].startswith(prefix):
             name = names[at]
             end = name.find(delimiter, len(prefix)) if delimiter else -1
-            if end >= 0 and after.startswith(name[: end + 1]):
+            if goes_on and end >= 0 and after.startswith(name[: end + 1]):
                 at += 1  # a prefix that an earlier page has given
                 continue
             if len(found) + len(prefixes) == most:

@@ -186,7 +186,9 @@ def _list(bucket: Bucket, asked: Asked) -> Answer:
     token = query.get("continuation-token")
     after = bytes.fromhex(token).decode() if token else query.get("start-after", "")
     most = min(int(query.get("max-keys", "1000")), 1000)
-    found, prefixes, following = bucket.page(query.get("prefix", ""), query.get("delimiter", ""), after, most)
+    found, prefixes, following = bucket.page(
+        query.get("prefix", ""), query.get("delimiter", ""), after, most, goes_on=bool(token)
+    )
     coded: Callable[[str], str] = _encoded if query.get("encoding-type") == "url" else escape
     parts = ['<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">']
     parts.append("<EncodingType>url</EncodingType>" if coded is _encoded else "")

@@ -116,6 +116,7 @@ class ObstoreStore:
             copy_part=False,
             conditional_copy_part=False,
             replace_metadata=False,
+            list_from_key=False,
         )
 
     @property

@@ -55,6 +55,8 @@ class Capabilities:
     """Such a part heeds If-Match on its source."""
     replace_metadata: bool = True
     """A copy may replace the metadata; else it is the object written again, up to REWRITE_MAXIMUM."""
+    list_from_key: bool = True
+    """A listing is in the keys' order, and one that begins behind a key costs no more than its own pages."""
     rename: bool = False
     """One request renames an object (S3 Express)."""
 

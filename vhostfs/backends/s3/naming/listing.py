@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Final
 
 from vhostfs.backends.s3.naming.nodes import Node
@@ -15,7 +16,7 @@ AHEAD: Final = 4000
 class Listing:
     """A directory's entries as they become known. For one event loop; it ends when nobody follows it."""
 
-    def __init__(self, batches: AsyncIterator[Sequence[Node]]) -> None:
+    def __init__(self, batches: AsyncGenerator[Sequence[Node]]) -> None:
         """Begin to list what comes in batches."""
         self._batches = batches
         self._found: list[Node] = []
@@ -56,12 +57,13 @@ class Listing:
                 self._task.cancel()
 
     async def _fetch(self) -> None:
-        async for batch in self._batches:
-            self._found += batch
-            self._more.set()
-            while len(self._found) - self._furthest > AHEAD:
-                self._wanted.clear()
-                await self._wanted.wait()
+        async with aclosing(self._batches) as batches:
+            async for batch in batches:
+                self._found += batch
+                self._more.set()
+                while len(self._found) - self._furthest > AHEAD:
+                    self._wanted.clear()
+                    await self._wanted.wait()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():

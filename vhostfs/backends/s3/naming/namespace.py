@@ -15,7 +15,7 @@ import asyncio
 import errno
 import logging
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from time import monotonic
 from typing import Any, Final
@@ -25,6 +25,7 @@ from vhostfs.backends.s3.naming.index import read_index, write_index
 from vhostfs.backends.s3.naming.listing import Listing
 from vhostfs.backends.s3.naming.metadata import PosixMetadata, decoded
 from vhostfs.backends.s3.naming.nodes import Node, NodeTable
+from vhostfs.backends.s3.naming.stretches import Pages, Stretch, UnorderedError, side_by_side, stretches
 from vhostfs.backends.s3.operating.probing import NAME as PROBE
 from vhostfs.backends.s3.store import (
     BrokenAnswerError,
@@ -46,9 +47,6 @@ MISSING_MAXIMUM: Final = 4096
 """How many missing names of a directory are remembered."""
 
 NAME_MAXIMUM: Final = 255
-
-IDLE_PAGES_MAXIMUM: Final = 100
-"""How many pages of a listing on end may hold no new name."""
 
 NAMES_MAXIMUM: Final = 4_000_000
 """How many names of a directory are taken from a store: they stay in memory, some 500 bytes each."""
@@ -80,6 +78,8 @@ class Namespace:
         self._under_way: dict[object, asyncio.Task[Any]] = {}
         self._listings: dict[int, Listing] = {}
         self._writes = 0
+        self._in_order = True
+        """The store lists in order, as far as was seen."""
 
     def key(self, node: Node) -> str:
         """Return the key of a node's object; a directory's ends with a slash."""
@@ -188,18 +188,20 @@ class Namespace:
         if listing is None or listing.has_ended or not self._seconds:
             listing = self._listings[directory.number] = Listing(self._list(directory))
         shown: set[int] = set()
+        names: set[str] = set()
         try:
             async with aclosing(listing.follow()) as found:
                 async for child in found:
                     current = directory.children.get(child.name)  # it may be another one by now, or none
-                    if current is not None and current.number not in shown:
+                    if current is not None and current.number not in shown and child.name not in names:
                         shown.add(current.number)
+                        names.add(child.name)
                         yield current
         finally:
             if listing.has_ended and self._listings.get(directory.number) is listing:
                 del self._listings[directory.number]
 
-    async def _list(self, directory: Node) -> AsyncIterator[Sequence[Node]]:
+    async def _list(self, directory: Node) -> AsyncGenerator[Sequence[Node]]:
         """Yield the children of a directory by pages, and then those that only this mount knows."""
         begun = monotonic()
         prefix = self._prefix + directory.prefix
@@ -207,28 +209,43 @@ class Namespace:
         try:
             index = await read_index(self._store, prefix) if self._exact else {}
             seen: set[str] = set()
-            page: str | None = None
-            asked = idle = 0
-            while True:
+            asked = 0
+            heads = asyncio.Semaphore(HEADS_AT_ONCE)
+
+            async def ask(pages: Pages) -> Sequence[Node]:
+                nonlocal asked
                 writes = self._writes
-                found = await self._store.list(prefix, delimiter="/", page=page)
-                seen |= removed  # since the store has looked, perhaps
+                found = await self._store.list(
+                    prefix, delimiter="/", start_after=pages.start_after, page=pages.page
+                )
+                found = pages.take(found)
+                if self._prefix + directory.prefix != prefix:
+                    return ()
+                seen.update(removed)  # since the store has looked, perhaps
                 children = self._take_page(directory, prefix, found, seen, writes)
-                idle = 0 if children else idle + 1
-                if found.next is not None and (found.next == page or idle == IDLE_PAGES_MAXIMUM):
-                    raise BrokenAnswerError(f"listing {prefix or '/'}: it goes on, and leads nowhere")
                 if len(seen) > NAMES_MAXIMUM:
                     raise BrokenAnswerError(f"listing {prefix or '/'}: it has too many names")
                 if self._exact:
-                    asked += await self._know_all(children, index)
-                yield children
-                page = found.next
-                if page is None or self._prefix + directory.prefix != prefix:
+                    unknown = self._take_index(children, index)
+                    asked += len(unknown)
+                    await self._ask_all(unknown, heads)
+                return children
+
+            for parts in self._ways_to_list(directory, prefix, index):
+                try:
+                    async with aclosing(side_by_side(parts, ask)) as pages:
+                        async for children in pages:
+                            yield children
+                            if self._prefix + directory.prefix != prefix:
+                                return  # it has another name, and under that one nothing was listed
+                except UnorderedError:
+                    logger.info("the store does not list in order: large directories are listed page by page")
+                    self._in_order = False
+                    seen.clear()
+                else:
                     break
         finally:
             self.nodes.unwatch(directory, removed)
-        if self._prefix + directory.prefix != prefix:
-            return  # it has another name by now, and under that one nothing was listed
         seen -= removed
         ours = [child for child in _sorted(directory.children.values()) if child.name not in seen]
         yield [child for child in ours if self._is_ours(child, begun)]
@@ -241,14 +258,23 @@ class Namespace:
         directory.lookups = 0
         directory.missing.clear()
 
+    def _ways_to_list(
+        self, directory: Node, prefix: str, index: Mapping[str, object]
+    ) -> Iterator[Sequence[Stretch]]:
+        """Yield how a directory is to be listed, and how if that cannot be: page by page."""
+        if self._in_order and self._store.capabilities.list_from_key:
+            known = max(directory.children, index, key=len)
+            yield stretches(prefix, [name for name in known if is_name(name)])
+        yield [Stretch()]
+
     def _is_ours(self, child: Node, begun: float) -> bool:
         """Tell whether a child that no listing has may be there all the same."""
         return child.expires >= begun + self._seconds or child.has_local
 
-    async def _know_all(
+    def _take_index(
         self, children: Sequence[Node], index: Mapping[str, tuple[str, PosixMetadata]]
-    ) -> int:
-        """Know the metadata of listed files, from an index or by asking; return how many were asked for."""
+    ) -> Sequence[Node]:
+        """Know the metadata of listed files from an index; return those that it does not know as they are."""
         unknown = []
         for child in children:
             if child.posix is not None or child.is_directory:
@@ -258,15 +284,17 @@ class Namespace:
                 self._take_metadata(child, posix)
             else:
                 unknown.append(child)
-        at_once = asyncio.Semaphore(HEADS_AT_ONCE)
+        return unknown
+
+    async def _ask_all(self, files: Sequence[Node], at_once: asyncio.Semaphore) -> None:
+        """Know the metadata of files by asking."""
 
         async def ask(child: Node) -> None:
             async with at_once:
                 with suppress(MissingError):  # deleted since it was listed
                     await self._once(child.number, lambda: self._head(child))
 
-        await asyncio.gather(*map(ask, unknown))
-        return len(unknown)
+        await asyncio.gather(*map(ask, files))
 
     def _take_page(
         self, directory: Node, above: str, page: Page, seen: set[str], writes: int
