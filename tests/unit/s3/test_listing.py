@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import stat
 from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.fake_s3.bucket import Bucket, StoredObject
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
@@ -20,6 +23,18 @@ async def client(make_filesystem: MakeFilesystem) -> AsyncIterator[Client]:
     """Return a kernel that has the bucket mounted."""
     async with mount(make_filesystem()) as client:
         yield client
+
+
+class Hesitant(Bucket):
+    """A bucket whose listings begin with pages of nothing, as those of S3 may where much was deleted."""
+
+    def page(
+        self, prefix: str, delimiter: str, after: str, most: int, *, goes_on: bool = True
+    ) -> tuple[list[tuple[str, StoredObject]], list[str], str | None]:
+        """Return a page."""
+        if len(after) < 3:
+            return [], [], f"{after} "
+        return super().page(prefix, delimiter, after.strip(), most, goes_on=goes_on)
 
 
 def _fill(server: FakeS3, count: int) -> list[str]:
@@ -107,3 +122,32 @@ async def test_what_has_gone_meanwhile_is_not_listed(client: Client, server: Fak
         offset = page[-1].off
     await client.releasedir(directory, handle)
     assert seen[2:] == names[:200] + names[202:]
+
+
+async def test_a_page_of_nothing_is_not_the_end(client: Client, server: FakeS3) -> None:
+    """A directory is there if a later page says so, and it is not empty."""
+    server.bucket = Hesitant()
+    server.bucket.put("d/sub/file", b"x", {})
+    server.bucket.put("d/sub/", b"", {})
+    assert stat.S_ISDIR((await client.stat("/d/sub")).mode)
+    assert await client.listdir("/d") == ["sub"]
+    with pytest.raises(OSError, match="Errno") as raised:
+        await client.rmdir("/d/sub")
+    assert raised.value.errno == errno.ENOTEMPTY
+    server.bucket.put("d/other", b"x", {})
+    await client.unlink("/d/sub/file")
+    await client.rmdir("/d/sub")
+    assert set(server.bucket.objects) == {"d/other"}
+
+
+async def test_a_name_of_both_is_one_directory_however_far_apart_they_are_listed(
+    client: Client, server: FakeS3
+) -> None:
+    """An object comes long before the prefix of its name, where other names lie between."""
+    server.bucket.put("d/name", b"x", {})
+    for number in range(2500):
+        server.bucket.put(f"d/name-{number:05}", b"x", {})
+    server.bucket.put("d/name/below", b"x", {})
+    for _ in range(2):
+        assert (await client.listdir("/d")).count("name") == 1
+        assert await client.listdir("/d/name") == ["below"]

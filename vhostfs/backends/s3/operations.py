@@ -12,7 +12,7 @@ from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.naming.attributes import made
 from vhostfs.backends.s3.naming.index import NAME as INDEX
-from vhostfs.backends.s3.naming.namespace import KEY_MAXIMUM, Namespace, is_name, is_reserved
+from vhostfs.backends.s3.naming.namespace import KEY_MAXIMUM, Namespace, first_keys, is_name, is_reserved
 from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.siblings import Siblings
@@ -148,9 +148,8 @@ class Operations(Filesystem[Handle]):
         if any(child.is_local or child.opens for child in directory.children.values()):
             return True, False
         key = self._names.key(directory)
-        page = await self._store.list(key, limit=3)
-        keys = {item.key for item in page.objects}
-        return bool(keys - {key, key + INDEX}) or bool(page.prefixes), key + INDEX in keys
+        keys = set(await first_keys(self._store, key, 3))
+        return bool(keys - {key, key + INDEX}), key + INDEX in keys
 
     async def _keep_directory(self, directory: Node) -> None:
         """Let a directory that was only a prefix stay when the last key with it has gone."""
@@ -159,8 +158,7 @@ class Operations(Filesystem[Handle]):
         if directory.is_local:
             return  # it is on its way
         # Its own object may be there, and nobody have asked for it yet.
-        page = await self._store.list(self._names.key(directory), limit=1)
-        if not page.objects and not page.prefixes:
+        if not await first_keys(self._store, self._names.key(directory), 1):
             directory.pending = True
             await self._commits.settle(directory)
 

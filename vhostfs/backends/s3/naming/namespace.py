@@ -5,8 +5,7 @@ request. A name in one that was not costs HEAD and LIST side by side, and identi
 time are one. After some such lookups the directory is listed.
 
 Keys that no path can name (an empty segment, '.' or '..', NUL, a segment beyond 255 bytes) are left out and
-counted.
-Where an object and a prefix have the same name, the directory is what is seen.
+counted. So are objects that have the name of a prefix: the directory is what is seen.
 """
 
 from __future__ import annotations
@@ -15,8 +14,10 @@ import asyncio
 import errno
 import logging
 import stat
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Any, Final
 
@@ -25,7 +26,14 @@ from vhostfs.backends.s3.naming.index import read_index, write_index
 from vhostfs.backends.s3.naming.listing import Listing
 from vhostfs.backends.s3.naming.metadata import PosixMetadata, decoded
 from vhostfs.backends.s3.naming.nodes import Node, NodeTable
-from vhostfs.backends.s3.naming.stretches import Pages, Stretch, UnorderedError, side_by_side, stretches
+from vhostfs.backends.s3.naming.stretches import (
+    IDLE_PAGES_MAXIMUM,
+    Pages,
+    Stretch,
+    UnorderedError,
+    side_by_side,
+    stretches,
+)
 from vhostfs.backends.s3.operating.probing import NAME as PROBE
 from vhostfs.backends.s3.store import (
     BrokenAnswerError,
@@ -60,6 +68,25 @@ FOLDER: Final = "_$folder$"
 """How some programs call an object that stands for a directory."""
 
 
+@dataclass(slots=True)
+class _Survey:
+    """What a listing of a directory has found so far."""
+
+    directory: Node
+    above: str
+    """What the keys of all that is in the directory begin with."""
+    removed: Set[str]
+    """What this mount has taken away since the listing began: the store may tell of it all the same."""
+    index: Mapping[str, tuple[str, PosixMetadata]]
+    names: set[str] = field(default_factory=set)
+    doubtful: dict[str, tuple[Listed, int]] = field(default_factory=dict)
+    """Objects where a directory was, and how many writes were known: its prefix may follow."""
+    hidden: int = 0
+    asked: int = 0
+    """How many files' metadata was asked for."""
+    heads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(HEADS_AT_ONCE))
+
+
 class Namespace:
     """The names of a bucket below a prefix. For one event loop; raises StoreError where the store fails."""
 
@@ -70,8 +97,8 @@ class Namespace:
         """
         self._exact = exact
         self.nodes = NodeTable()
-        self.hidden = 0
-        """Keys that were seen and cannot be named."""
+        self._hidden: dict[int, int] = {}
+        """How many keys of a directory could not be shown when it was listed, by its number."""
         self._store = store
         self._prefix = prefix
         self._seconds = seconds
@@ -80,6 +107,11 @@ class Namespace:
         self._writes = 0
         self._in_order = True
         """The store lists in order, as far as was seen."""
+
+    @property
+    def hidden(self) -> int:
+        """Return how many keys were seen that cannot be shown."""
+        return sum(self._hidden.values())
 
     def key(self, node: Node) -> str:
         """Return the key of a node's object; a directory's ends with a slash."""
@@ -208,51 +240,34 @@ class Namespace:
         removed = self.nodes.watch(directory)
         try:
             index = await read_index(self._store, prefix) if self._exact else {}
-            seen: set[str] = set()
-            asked = 0
-            heads = asyncio.Semaphore(HEADS_AT_ONCE)
-
-            async def ask(pages: Pages) -> Sequence[Node]:
-                nonlocal asked
-                writes = self._writes
-                found = await self._store.list(
-                    prefix, delimiter="/", start_after=pages.start_after, page=pages.page
-                )
-                found = pages.take(found)
-                if self._prefix + directory.prefix != prefix:
-                    return ()
-                seen.update(removed)  # since the store has looked, perhaps
-                children = self._take_page(directory, prefix, found, seen, writes)
-                if len(seen) > NAMES_MAXIMUM:
-                    raise BrokenAnswerError(f"listing {prefix or '/'}: it has too many names")
-                if self._exact:
-                    unknown = self._take_index(children, index)
-                    asked += len(unknown)
-                    await self._ask_all(unknown, heads)
-                return children
-
+            survey = _Survey(directory, prefix, removed, index)
             for parts in self._ways_to_list(directory, prefix, index):
                 try:
-                    async with aclosing(side_by_side(parts, ask)) as pages:
-                        async for children in pages:
+                    ask = partial(self._ask_page, survey)
+                    async with aclosing(side_by_side(parts, ask)) as found:
+                        async for children in found:
                             yield children
                             if self._prefix + directory.prefix != prefix:
                                 return  # it has another name, and under that one nothing was listed
                 except UnorderedError:
                     logger.info("the store does not list in order: large directories are listed page by page")
                     self._in_order = False
-                    seen.clear()
+                    survey = _Survey(directory, prefix, removed, index)
                 else:
                     break
         finally:
             self.nodes.unwatch(directory, removed)
-        seen -= removed
-        ours = [child for child in _sorted(directory.children.values()) if child.name not in seen]
+        doubtful = self._take_doubtful(survey)
+        await self._know_all(survey, doubtful)
+        yield doubtful
+        names = survey.names - removed
+        ours = [child for child in _sorted(directory.children.values()) if child.name not in names]
         yield [child for child in ours if self._is_ours(child, begun)]
         for child in ours:
             if not child.gone and not self._is_ours(child, begun):
                 self.nodes.lose(child)
-        if asked > STALE_MINIMUM:
+        self._note_hidden(survey)
+        if survey.asked > STALE_MINIMUM:
             await write_index(self._store, prefix, list(directory.children.values()))
         directory.listed_until = monotonic() + self._seconds
         directory.lookups = 0
@@ -271,62 +286,107 @@ class Namespace:
         """Tell whether a child that no listing has may be there all the same."""
         return child.expires >= begun + self._seconds or child.has_local
 
-    def _take_index(
-        self, children: Sequence[Node], index: Mapping[str, tuple[str, PosixMetadata]]
-    ) -> Sequence[Node]:
-        """Know the metadata of listed files from an index; return those that it does not know as they are."""
+    async def _ask_page(self, survey: _Survey, pages: Pages) -> Sequence[Node]:
+        """Ask for a page of a directory; return the children that it tells of for the first time."""
+        writes = self._writes
+        page = await self._store.list(
+            survey.above, delimiter="/", start_after=pages.start_after, page=pages.page
+        )
+        page = pages.take(page)
+        if self._prefix + survey.directory.prefix != survey.above:
+            return ()
+        children = self._take_page(survey, page, writes)
+        if len(survey.names) > NAMES_MAXIMUM:
+            raise BrokenAnswerError(f"listing {survey.above or '/'}: it has too many names")
+        await self._know_all(survey, children)
+        return children
+
+    async def _know_all(self, survey: _Survey, children: Sequence[Node]) -> None:
+        """Know the metadata of listed files, from the index or by asking, if it is to be known."""
+        if not self._exact:
+            return
         unknown = []
         for child in children:
             if child.posix is not None or child.is_directory:
                 continue
-            etag, posix = index.get(child.name, (None, None))
+            etag, posix = survey.index.get(child.name, (None, None))
             if posix is not None and etag == child.etag:
                 self._take_metadata(child, posix)
             else:
                 unknown.append(child)
-        return unknown
-
-    async def _ask_all(self, files: Sequence[Node], at_once: asyncio.Semaphore) -> None:
-        """Know the metadata of files by asking."""
+        survey.asked += len(unknown)
 
         async def ask(child: Node) -> None:
-            async with at_once:
+            async with survey.heads:
                 with suppress(MissingError):  # deleted since it was listed
                     await self._once(child.number, lambda: self._head(child))
 
-        await asyncio.gather(*map(ask, files))
+        await asyncio.gather(*map(ask, unknown))
 
-    def _take_page(
-        self, directory: Node, above: str, page: Page, seen: set[str], writes: int
-    ) -> Sequence[Node]:
-        begin = len(above)
+    def _take_page(self, survey: _Survey, page: Page, writes: int) -> Sequence[Node]:
+        directory, above = survey.directory, survey.above
+        survey.names |= survey.removed  # since the store has looked, perhaps
         found: list[Node] = []
-        for prefix in page.prefixes:
-            name = prefix[begin:].removesuffix("/") if prefix.startswith(above) else ""
-            if self._can_be_named(name, prefix) and name not in seen:
-                seen.add(name)
+
+        def see_directory(name: str) -> None:
+            if name not in survey.names:
+                survey.names.add(name)
                 found.append(self._see_directory(directory, name))
+                return
+            shown = directory.children.get(name)
+            if shown is not None and not shown.is_directory and name not in survey.removed:
+                self._hide(survey, above + name)  # though it was told of, perhaps pages ago
+                self._see_directory(directory, name)
+
+        for prefix in page.prefixes:
+            name = prefix[len(above) :].removesuffix("/") if prefix.startswith(above) else ""
+            if self._can_be_named(survey, name, prefix):
+                see_directory(name)
         for item in page.objects:
             if item.key == above:
                 continue  # the directory's own marker
-            name = item.key[begin:] if item.key.startswith(above) else ""
-            if name.endswith(FOLDER) and self._can_be_named(name.removesuffix(FOLDER), item.key):
-                name = name.removesuffix(FOLDER)
-                if name not in seen:
-                    seen.add(name)
-                    found.append(self._see_directory(directory, name))
-            elif self._can_be_named(name, item.key) and name not in seen:
-                seen.add(name)
+            name = item.key[len(above) :] if item.key.startswith(above) else ""
+            if not self._can_be_named(survey, name, item.key):
+                continue
+            if name.endswith(FOLDER) and is_name(name.removesuffix(FOLDER)):
+                see_directory(name.removesuffix(FOLDER))
+                continue
+            child = directory.children.get(name)
+            if child is not None and child.is_directory:
+                survey.doubtful[name] = item, writes
+            elif name not in survey.names:
+                survey.names.add(name)
                 found.append(self._see_file(directory, name, item, writes))
         return _sorted(found)
 
-    def _can_be_named(self, name: str, key: str) -> bool:
+    def _take_doubtful(self, survey: _Survey) -> Sequence[Node]:
+        """Return the files that were directories before, and of which there is no such prefix any more."""
+        found: list[Node] = []
+        for name, (item, writes) in survey.doubtful.items():
+            if name not in survey.names:
+                survey.names.add(name)
+                found.append(self._see_file(survey.directory, name, item, writes))
+            elif name not in survey.removed:
+                self._hide(survey, item.key)
+        return _sorted(found)
+
+    def _can_be_named(self, survey: _Survey, name: str, key: str) -> bool:
         if is_name(name):
             return not is_reserved(name)
-        if not self.hidden:
-            logger.info("the key %.200r is no path and not shown; others like it are counted only", key)
-        self.hidden += 1
+        self._hide(survey, key)
         return False
+
+    def _hide(self, survey: _Survey, key: str) -> None:
+        """Count a key that cannot be shown; tell of the first."""
+        if not self._hidden and not survey.hidden:
+            logger.info("the key %.200r cannot be shown; others like it are counted only", key)
+        survey.hidden += 1
+
+    def _note_hidden(self, survey: _Survey) -> None:
+        if survey.hidden:
+            self._hidden[survey.directory.number] = survey.hidden
+        else:
+            self._hidden.pop(survey.directory.number, None)
 
     def _see_directory(self, parent: Node, name: str) -> Node:
         child = parent.children.get(name)
@@ -380,7 +440,7 @@ class Namespace:
         removed = self.nodes.watch(directory)
         try:
             head, below = await asyncio.gather(
-                self._store.head(key), self._store.list(f"{key}/", limit=1), return_exceptions=True
+                self._store.head(key), first_keys(self._store, f"{key}/", 1), return_exceptions=True
             )
         finally:
             self.nodes.unwatch(directory, removed)
@@ -390,11 +450,10 @@ class Namespace:
             raise head
         if name in removed:
             return directory.children.get(name)  # it was there when the store looked, perhaps
-        if below.objects or below.prefixes:
+        if below:
             child = self._see_directory(directory, name)
-            own = below.objects and below.objects[0].key == f"{key}/"  # it would come first
-            if child.is_directory and child.posix is None and below.objects and not own:
-                child.posix = PosixMetadata()
+            if child.is_directory and child.posix is None and below[0] != f"{key}/":
+                child.posix = PosixMetadata()  # its own object would come first
             return child
         if isinstance(head, BaseException):
             old = directory.children.get(name)
@@ -463,6 +522,21 @@ async def _awaited(ask: Callable[[], Awaitable[object]]) -> object:
 
 def _sorted(nodes: Iterable[Node]) -> list[Node]:
     return sorted(nodes, key=lambda node: node.name)
+
+
+async def first_keys(store: ObjectStore, prefix: str, most: int) -> list[str]:
+    """Return the first keys with a prefix, up to so many. A page may hold fewer of them, and even none."""
+    found: list[str] = []
+    page: str | None = None
+    for _ in range(IDLE_PAGES_MAXIMUM):
+        told = await store.list(prefix, page=page, limit=most - len(found))
+        found += [item.key for item in told.objects]
+        if told.next is None or len(found) >= most:
+            return found
+        if told.next == page:
+            break
+        page = told.next
+    raise BrokenAnswerError(f"listing {prefix}: it goes on, and leads nowhere")
 
 
 def is_name(name: str) -> bool:
