@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.operations.shares import HOST_LOCKS, Mount, Shares
+from tests.operations.shares import HOST_LOCKS, Mount, Shares, remounted
 from tests.operations.twins import errno_of
 from vhostfs.fuse_abi.flags import LockFlags, ReleaseFlags
 from vhostfs.fuse_abi.opcodes import Opcode
@@ -47,6 +47,16 @@ def host_is_locked_out(path: Path, start: int = 0, length: int = 0) -> bool:
         lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
         try:
             fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def host_is_flocked(path: Path) -> bool:
+    """Tell whether a process of the host fails to lock a whole file."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         return False
@@ -162,13 +172,13 @@ def test_a_guest_that_goes_away_leaves_no_lock_behind(shares: Shares) -> None:
         mount.client.setlk(node, fh, ALICE, write_lock())
         mount.client.flock(node, fh, ALICE, fcntl.F_WRLCK)
         mount.client.start_setlkw(node, fh, BOB, write_lock())
-        path, daemon = mount.directory / "file", mount.daemon
-        mark = daemon.lines_said
+        path = mount.directory / "file"
+        assert host_is_locked_out(path)
         mount.frontend.close()
-        daemon.wait_for_line("", after=mark)
-        with shares.mounted(*HOST_LOCKS):
-            pass
-    assert not path.exists() or not host_is_locked_out(path)
+        # Whoever is served next knows that the last one's things are gone.
+        with remounted(mount.share):
+            assert not host_is_locked_out(path)
+            assert not host_is_flocked(path)
 
 
 def test_destroy_gives_all_locks_back(locking: Mount) -> None:
