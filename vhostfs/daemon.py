@@ -13,7 +13,6 @@ import importlib
 import logging
 import os
 import resource
-import signal
 from collections.abc import Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.listening import Listener, forget_passed_sockets, open_listener
 from vhostfs.made_device import MadeDevice
 from vhostfs.sandbox import Sandbox, enter
-from vhostfs.serving import END_SIGNALS, serve_made
+from vhostfs.serving import END_SIGNALS, end_on_signal, serve_made
 from vhostfs.vhost_user.offer import Offer
 from vhostfs.virtqueue import initialise_core
 
@@ -216,16 +215,7 @@ async def _serve_all(
     failures: list[str] = []
     with anyio.open_signal_receiver(*END_SIGNALS) as signals:
         async with anyio.create_task_group() as daemon:
-
-            async def end_on_signal() -> None:
-                async for number in signals:
-                    logger.info("ending: %s", number.name)
-                    daemon.cancel_scope.cancel()
-                    for each in END_SIGNALS:
-                        signal.signal(each, signal.SIG_DFL)
-                    return
-
-            daemon.start_soon(end_on_signal)
+            daemon.start_soon(end_on_signal, signals, daemon.cancel_scope)
             if control is not None:
                 daemon.start_soon(control)
             async with anyio.create_task_group() as devices:

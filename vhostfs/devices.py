@@ -83,17 +83,13 @@ def negotiation(settings: PassthroughSettings) -> NegotiationSettings:
     )
 
 
-def session_options(settings: PassthroughSettings) -> SessionOptions:
-    """Return how INIT is answered where such a mount is all there is."""
-    return _session_options(native_flags(settings), MAX_WRITE)
-
-
 def native_flags(settings: PassthroughSettings) -> InitFlags:
     """Return what a shared directory takes of INIT by itself."""
     return wanted_flags(negotiation(settings))
 
 
-def _session_options(init_flags: InitFlags, max_write: int) -> SessionOptions:
+def session_options(init_flags: InitFlags, max_write: int) -> SessionOptions:
+    """Return how a device answers INIT."""
     return SessionOptions(
         init_flags=int(init_flags),
         max_write=max_write,
@@ -194,7 +190,7 @@ def make_device(
                 poll_nanoseconds=settings.poll_microseconds * 1000,
                 io_uring=settings.io_uring is IoUring.AUTO,
             ),
-            _session_options(flags | transport_flags, max_write),
+            session_options(flags | transport_flags, max_write),
         )
     except OSError as error:
         raise StartError(f"{settings.name}: no device can be made: {error.strerror}") from None

@@ -14,9 +14,8 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -49,7 +48,7 @@ from vhostfs.filesystem import Filesystem, PathFilesystem
 from vhostfs.listening import open_listener
 from vhostfs.made_device import MadeDevice
 from vhostfs.sandbox import PROC_SELF_FD, Sandbox
-from vhostfs.serving import END_SIGNALS
+from vhostfs.serving import END_SIGNALS, end_on_signal
 from vhostfs.transports.fuse_device import (
     BACKING_FLAGS,
     TRANSPORT_FLAGS,
@@ -60,8 +59,6 @@ from vhostfs.transports.fuse_device import (
 )
 from vhostfs.transports.journal import Journal
 from vhostfs.virtqueue import initialise_core
-
-logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | Filesystem[Any] | PathFilesystem[Any] | Backend | MountSettings
 """What can be mounted: a directory of the host, a file system, or the settings of one."""
@@ -219,15 +216,6 @@ def _mount_until_told(
     control: SocketSettings | None,
     ready: Callable[[], None],
 ) -> None:
-
-    async def end_on_signal(signals: AsyncIterable[signal.Signals], waiting: anyio.CancelScope) -> None:
-        async for number in signals:
-            logger.info("ending: %s", number.name)
-            waiting.cancel()
-            for each in END_SIGNALS:
-                signal.signal(each, signal.SIG_DFL)
-            return
-
     async def run() -> None:
         with anyio.open_signal_receiver(*END_SIGNALS) as signals:
             async with _mounted(settings, mountpoint, options, threads, control) as made:

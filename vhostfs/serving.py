@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +28,19 @@ if TYPE_CHECKING:
     type Mountable = Filesystem[Any] | PathFilesystem[Any]
     type Place = str | os.PathLike[str]
 
+logger = logging.getLogger(__name__)
+
 END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+async def end_on_signal(signals: AsyncIterable[signal.Signals], serving: anyio.CancelScope) -> None:
+    """Cancel what serves when the first of the signals comes; another one ends the process at once."""
+    async for number in signals:
+        logger.info("ending: %s", number.name)
+        serving.cancel()
+        for each in END_SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+        return
 
 
 class Mounts:
@@ -134,19 +147,13 @@ def run(
 ) -> None:
     """Serve as `serve` does, on an event loop of its own, until SIGTERM, SIGINT or SIGHUP.
 
-    Call it in the main thread.
+    A second signal ends the process at once. Call it in the main thread.
     """
 
     async def until_told() -> None:
         with anyio.open_signal_receiver(*END_SIGNALS) as signals:
             async with anyio.create_task_group() as group:
-
-                async def end_on_signal() -> None:
-                    async for _ in signals:
-                        group.cancel_scope.cancel()
-                        return
-
-                group.start_soon(end_on_signal)
+                group.start_soon(end_on_signal, signals, group.cancel_scope)
                 await serve(filesystem, socket_path, tag=tag, request_queues=request_queues, once=once)
                 group.cancel_scope.cancel()
 

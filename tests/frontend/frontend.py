@@ -7,16 +7,13 @@ do is done through `socket`, `memory` and each queue's ring directly.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.frontend.memory import ONE_REGION, PAGE, GuestMemory, Region, RegionSpec
 from tests.frontend.messages import (
-    CONFIG,
     LOG,
     REGION,
     U64,
@@ -155,13 +152,6 @@ class Frontend:
         """Ask how many queues the device has."""
         return self.get_u64(Request.GET_QUEUE_NUM)
 
-    def get_config(self, offset: int, size: int) -> bytes:
-        """Read a part of the device's configuration space."""
-        reply = self.socket.call(Request.GET_CONFIG, CONFIG.pack(offset, size, 0) + bytes(size))
-        assert CONFIG.unpack_from(reply.payload) == (offset, size, 0)
-        assert len(reply.payload) == CONFIG.size + size
-        return reply.payload[CONFIG.size :]
-
     def share_memory(self) -> None:
         """Tell of all regions: one by one with CONFIGURE_MEM_SLOTS, else all in one table."""
         if ProtocolFeatures.CONFIGURE_MEM_SLOTS in self.protocol_features:
@@ -264,14 +254,6 @@ class Frontend:
         """End the logging."""
         self.features &= ~Features.LOG_ALL
         self.tell(Request.SET_FEATURES, U64.pack(self.features))
-
-
-@contextmanager
-def running_frontend(path: Path, **changes: object) -> Iterator[Frontend]:
-    """Provide a started front-end with the given options changed."""
-    options = replace(FrontendOptions(), **changes)  # type: ignore[arg-type]
-    with Frontend.start(path, options) as frontend:
-        yield frontend
 
 
 def _describe(region: Region) -> bytes:

@@ -19,7 +19,6 @@ U64 = Struct("<Q")
 VRING_STATE = Struct("<II")
 VRING_ADDRESS = Struct("<IIQQQQ")
 REGION = Struct("<QQQQ")
-CONFIG = Struct("<III")
 LOG = Struct("<QQ")
 
 VERSION = 0x1

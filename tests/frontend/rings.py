@@ -25,7 +25,6 @@ INDIRECT = 4
 PACKED_AVAIL = 1 << 7
 PACKED_USED = 1 << 15
 EVENTS_ENABLED = 0
-EVENTS_DISABLED = 1
 EVENTS_AT_DESCRIPTOR = 2
 
 _FENCE = threading.Lock()
@@ -73,9 +72,6 @@ class Ring(Protocol):
 
     def arm(self) -> None:
         """Ask the device to signal the next completion."""
-
-    def disarm(self) -> None:
-        """Ask the device not to signal completions."""
 
 
 def needs_event(event: int, new: int, old: int) -> bool:
@@ -160,11 +156,6 @@ class SplitRing:
         else:
             self.driver[0] = 0
         full_barrier()
-
-    def disarm(self) -> None:
-        """Leave the used event where it is behind, or set the flag."""
-        if not self.event_idx:
-            self.driver[0] = 1
 
     def _add_indirect(self, chain: list[Buffer]) -> int:
         table = self.memory.allocate(16 * len(chain))
@@ -283,7 +274,3 @@ class PackedRing:
         else:
             self.driver[1] = EVENTS_ENABLED
         full_barrier()
-
-    def disarm(self) -> None:
-        """Ask for no events."""
-        self.driver[1] = EVENTS_DISABLED

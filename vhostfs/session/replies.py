@@ -27,8 +27,6 @@ _STATX_BASIC_STATS: Final = 0x7FF
 _STATX_BTIME: Final = 0x800
 _SET: Final = object.__setattr__
 
-ENTRY_SIZE: Final = 128
-
 
 def packed_attr(attr: Attr) -> bytes:
     """Return fuse_attr, which the Attr remembers; struct.error where a value does not fit its field."""

@@ -20,10 +20,10 @@ from vhostfs.config.model import (
 from vhostfs.devices import (
     descriptor_budgets,
     make_device,
+    native_flags,
     negotiation,
     offer,
     passthrough_options,
-    session_options,
 )
 from vhostfs.errors import StartError
 from vhostfs.fuse_abi.flags import InitFlags
@@ -69,9 +69,9 @@ def test_the_defaults_negotiate_as_virtiofsd_does() -> None:
     ],
 )
 def test_a_setting_takes_its_flag_in_init(settings: PassthroughSettings, flag: InitFlags) -> None:
-    assert flag in InitFlags(session_options(settings).init_flags)
+    assert flag in native_flags(settings)
     without = replace(MOUNT, announce_submounts=False, readdirplus=ReaddirplusMode.OFF, cache=CacheMode.NEVER)
-    assert flag not in InitFlags(session_options(without).init_flags)
+    assert flag not in native_flags(without)
 
 
 def test_attributes_that_expire_at_once_are_not_listed() -> None:

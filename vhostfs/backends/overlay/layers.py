@@ -191,15 +191,6 @@ class Layer:
             raise refused(errno.EOPNOTSUPP)
         await settled(self.filesystem.setxattr(OVERLAY, node, name, value, 0, False))
 
-    async def remove_xattr(self, node: int, name: str) -> None:
-        """Remove an extended attribute, where there is one such."""
-        if "removexattr" in self.answers:
-            try:
-                await settled(self.filesystem.removexattr(OVERLAY, node, name))
-            except OSError as error:
-                if error.errno not in _ABSENT:
-                    raise
-
     async def directory_marks(self, node: int) -> Directory:
         """Return what a directory says of the layers below."""
         names = [name for name in await self.xattr_names(node) if name.startswith(self.marks.prefix)]
