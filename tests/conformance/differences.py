@@ -106,6 +106,12 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "names that are not UTF-8 are refused with EILSEQ",
         "keys are text",
     ),
+    "paths-are-keys": Difference(
+        ("s3",),
+        "what would have a path of more than 1,024 bytes, the mount's `prefix` counted in, is refused with"
+        " ENAMETOOLONG",
+        "no key is longer",
+    ),
     "little-metadata": Difference(
         ("s3",),
         "extended attributes of more than some 1.3 KB in all are refused with ENOSPC",
@@ -115,11 +121,6 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         ("s3",),
         "a directory shows one link, and does not count its subdirectories",
         "that would mean to list it each time; programs know it of other file systems",
-    ),
-    "directories-keep-their-times": Difference(
-        ("s3",),
-        "times of a directory stay as they are when what is in it changes",
-        "each change would write another object",
     ),
     "no-times-of-access": Difference(
         ("s3",),

@@ -197,8 +197,6 @@ CHANGES: list[tuple[str, str, Callable[[Place], object], str]] = [
 
 def expected_here(place: Place, path: str, what: str, expected: str) -> str:
     """Return which times move where some never do."""
-    if place.differs("directories-keep-their-times") and path in {"", "dir"}:
-        return ""
     if place.differs("renaming-is-no-change") and what == "renaming":
         return ""
     if place.differs("no-second-names") and path == "twice":

@@ -73,6 +73,25 @@ def test_names_are_bytes_of_any_kind(place: Place, name: str) -> None:
     assert place.names() == []
 
 
+def test_paths_may_be_long(place: Place) -> None:
+    name = "n" * 250
+    for depth in range(1, 5):
+        place.mkdir("/".join([name] * depth))
+    deepest = "/".join([name] * 4)
+    place.write(f"{deepest}/file")
+    above = "above" * 6
+    place.mkdir(above)
+    if place.differs("paths-are-keys"):
+        refused(errno.ENAMETOOLONG, lambda: place.mkdir(f"{deepest}/{name}"))
+        refused(errno.ENAMETOOLONG, lambda: place.write(f"{deepest}/{name}"))
+        refused(errno.ENAMETOOLONG, lambda: place.rename(name, f"{above}/{name}"))
+        assert (place.names(deepest), place.names(above)) == (["file"], [])
+        return
+    place.mkdir(f"{deepest}/{name}")
+    place.rename(name, f"{above}/{name}")
+    assert sorted(place.names(f"{above}/{deepest}")) == sorted(["file", name])
+
+
 @pytest.mark.parametrize(
     ("number", "call"),
     [

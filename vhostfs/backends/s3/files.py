@@ -75,6 +75,7 @@ class FileOperations(Operations):
         contents = await self._contents(node)
         contents.users += 1
         node.opens += 1
+        directory.touch()
         self._commits.note_changed(node)
         return self._entry(node), Opened(Handle(node, contents))
 

@@ -182,6 +182,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         posix = changed(found, changes, self._attr(found, handle))
         encoded(posix)  # refuses what there is no room for
         found.posix, found.pending = posix, True
+        found.touched = None
         found.times_set = found.times_set or changes.mtime_ns is not None or changes.ctime_ns is not None
         if found.gone:
             pass
@@ -255,6 +256,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
             self._commits.deleted(node)
             self._names.nodes.detach(node)
             self._drop_contents(node)
+        directory.touch()
         await self._keep_directory(directory)
 
     async def rmdir(self, caller: Caller, parent: int, name: str) -> None:
@@ -275,6 +277,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                     await self._store.delete(self._names.key(node) + INDEX)
             self._commits.deleted(node)
             self._names.nodes.detach(node)
+        directory.touch()
         await self._keep_directory(directory)
 
     async def rename(
@@ -325,6 +328,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 self._commits.moved(node, replaced)
             if replaced is not None:
                 self._drop_contents(replaced)
+        source.touch()
+        target.touch()
         await self._keep_directory(source)
 
     # ---- Directories ----

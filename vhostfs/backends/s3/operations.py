@@ -138,6 +138,7 @@ class Operations(Filesystem[Handle]):
             node.pending = False
             self._names.nodes.detach(node)
             raise
+        directory.touch()
         return node
 
     async def _has_children(self, directory: Node) -> bool:

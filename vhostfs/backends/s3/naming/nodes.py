@@ -8,6 +8,7 @@ node. What a listing tells of an object (size, ETag, time) is less than what HEA
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -68,6 +69,7 @@ class Node:
         "size",
         "taken",
         "times_set",
+        "touched",
         "type",
         "written",
     )
@@ -110,6 +112,8 @@ class Node:
         self.missing: dict[str, float] = {} if kind == stat.S_IFDIR else _NO_NAMES
         self.lookups = 0
         """Of names in it since it was last listed."""
+        self.touched: int | None = None
+        """When names in it were last changed here; the bucket is not told, as each would be a request."""
 
     @property
     def is_directory(self) -> bool:
@@ -152,6 +156,10 @@ class Node:
         """Return what the paths of a directory's children begin with."""
         return f"{self.path}/" if self.parent is not None else ""
 
+    def touch(self) -> None:
+        """Take note that names in a directory have changed."""
+        self.touched = time.time_ns()
+
     def attr(self, defaults: Defaults) -> Attr:
         """Return the attributes, as far as they are known, else the defaults."""
         posix = self.posix or NOTHING
@@ -164,6 +172,9 @@ class Node:
         is_current = contents is not None and (contents.changed or contents.etag == self.etag)
         size = contents.size if contents is not None and is_current else self.size
         mtime = self.modified if posix.mtime is None else posix.mtime
+        ctime = mtime if posix.ctime is None else posix.ctime
+        if self.touched is not None:
+            mtime, ctime = max(mtime, self.touched), max(ctime, self.touched)
         return Attr(
             self.number,
             mode,
@@ -173,7 +184,7 @@ class Node:
             defaults.gid if posix.gid is None else posix.gid,
             mtime if posix.atime is None else posix.atime,
             mtime,
-            mtime if posix.ctime is None else posix.ctime,
+            ctime,
             posix.rdev or 0,
             blksize=1 << 20,
             blocks=-(-size // BLOCK),
