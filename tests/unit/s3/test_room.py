@@ -220,3 +220,32 @@ async def test_while_the_store_is_away_no_more_files_wait_for_it_than_can_be_kep
         await client.unlink("/0")
         await client.write_bytes("/more", b"")
         assert len(await client.listdir("/")) == 6
+
+
+async def test_what_failed_while_the_store_was_away_is_tried_when_it_is_back(
+    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, however long it was to wait, so that who writes does not wait for nothing."""
+    monkeypatch.setattr(scheduling, "RETRY_SECONDS", 3600.0)
+    monkeypatch.setattr(scheduling, "RETRY_SECONDS_MAXIMUM", 3600.0)
+    monkeypatch.setattr(scheduling, "FILES_MAXIMUM", 3)
+    monkeypatch.setattr(scheduling, "FILES_AWAY_MAXIMUM", 3)
+    async with mounted() as (client, _):
+        node, handle = await _open(client, "open")
+        for number in range(3):
+            await client.write_bytes(f"/{number}", DATA)
+        server.fail(Kind.DROP, times=1_000_000)
+        await _refused(errno.ENOSPC, client.write(node, handle, 0, DATA))
+        server.faults.clear()
+        arrived = asyncio.Event()
+
+        def watch(_name: str, _is_done: bool) -> None:
+            if len(server.bucket.objects) == 4:
+                arrived.set()
+
+        server.watch = watch
+        await client.fsync(node, handle)
+        await arrived.wait()
+        await client.write(node, handle, 0, DATA)
+        await client.release(node, handle)
+    assert {each.data for each in server.bucket.objects.values()} == {DATA}

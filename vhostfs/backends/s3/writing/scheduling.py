@@ -135,6 +135,7 @@ class Commits:
         self._hurry = False
         self._unlooked = 0
         self._refuses = False
+        self._was_away = False
         self._recovery: asyncio.Task[None] | None = None
 
     # ---- One file ----
@@ -318,6 +319,7 @@ class Commits:
         finally:
             node.committing = False
         self._waiting.pop(node.number, None)
+        self._try_again()
         node.error = None
         if journaling is not None:
             journaling.committed(node, before)
@@ -474,6 +476,7 @@ class Commits:
             logger.warning("%s: changes are not in the bucket: %s", key, error.strerror)
         node.error = error
         waiting.attempts += 1
+        self._was_away = self._was_away or (isinstance(error, UnavailableError) and not error.status)
         contents = node.contents
         if isinstance(error, ConditionError):
             self._waiting.pop(node.number, None)
@@ -487,6 +490,16 @@ class Commits:
         else:
             seconds = min(RETRY_SECONDS_MAXIMUM, RETRY_SECONDS * 2 ** min(waiting.attempts - 1, 10))
             waiting.due = time.monotonic() + seconds
+
+    def _try_again(self) -> None:
+        """Begin what a store that did not answer has not taken: it has answered."""
+        if not self._was_away:
+            return
+        self._was_away = False
+        for waiting in self._waiting.values():
+            if waiting.attempts:
+                waiting.attempts, waiting.due = 0, time.monotonic()
+                self._queue(waiting)
 
     # ---- Room ----
 
