@@ -19,3 +19,10 @@ async def told(
 ) -> Any:
     """Return what a mount answers to an order."""
     return await filesystem.commands()[name](Order(arguments, descriptors, report))
+
+
+async def unwritten(filesystem: S3Filesystem) -> int:
+    """Return how many files the bucket does not have yet, as a mount tells it."""
+    count = (await told(filesystem, "s3-status"))["unwritten files"]
+    assert isinstance(count, int)
+    return count

@@ -19,7 +19,7 @@ import pytest
 
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3 import killed
-from tests.unit.s3.orders import told
+from tests.unit.s3.orders import told, unwritten
 from vhostfs.backends.s3.writing.scheduling import Write
 from vhostfs.testing import Client
 
@@ -154,7 +154,7 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(
         expected.check(await _files(client), exact=write is Write.SYNC)
         await filesystem.recovered()
         expected.check(await _files(client), exact=write is Write.SYNC)
-        assert filesystem.pending().files == 0
+        assert await unwritten(filesystem) == 0
         assert not await told(filesystem, "s3-conflicts")
         assert not server.bucket.uploads
     stored = {f"/{key}": each.data for key, each in server.bucket.objects.items() if not key.endswith("/")}

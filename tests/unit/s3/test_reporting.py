@@ -23,7 +23,7 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeClient, MakeFilesystem
-from tests.unit.s3.orders import told
+from tests.unit.s3.orders import told, unwritten
 from vhostfs import cli
 from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.filesystem import S3Filesystem
@@ -152,6 +152,20 @@ async def test_a_sync_brings_what_was_written_to_the_bucket(
     assert "0 files are in the bucket now, 1 are not" in said
     for node, handle in files:
         await mounted.client.release(node, handle)
+
+
+async def test_a_directory_that_could_not_be_kept_is_synced_too(
+    mounted: Mounted, server: FakeS3, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that was only a prefix, and whose last file has gone: what waits is told, and brought there."""
+    server.bucket.put("d/file", DATA, {})
+    server.fail(Kind.STATUS, "PutObject", status=403, code="AccessDenied")
+    with pytest.raises(OSError, match=rf"^\[Errno {errno.EACCES}\]"):
+        await mounted.client.unlink("/d/file")
+    assert await unwritten(mounted.filesystem) == 1
+    assert await mounted.run("sync") == 0
+    assert capsys.readouterr().out == "1 files are in the bucket now, 0 are not\n"
+    assert list(server.bucket.objects) == ["d/"]
 
 
 async def test_a_cleared_cache_is_asked_for_again(

@@ -16,7 +16,7 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import Mounted
-from tests.unit.s3.orders import told
+from tests.unit.s3.orders import told, unwritten
 from vhostfs.backends.s3.journal.journal import LOG
 from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.writing import scheduling
@@ -70,7 +70,7 @@ async def test_what_is_closed_is_there_after_a_crash_and_reaches_the_bucket(
         assert sorted(server.bucket.objects) == ["d/", "d/big", "d/file", "d/link"]
         assert server.bucket.objects["d/file"].data == DATA
         assert server.bucket.objects["d/file"].headers["x-amz-meta-mode"] == str(stat.S_IFREG | 0o640)
-        assert filesystem.pending().files == 0
+        assert await unwritten(filesystem) == 0
 
 
 async def test_fsync_reaches_the_bucket(mounted: Mounted, server: FakeS3) -> None:
@@ -87,15 +87,15 @@ async def test_fsync_reaches_the_bucket(mounted: Mounted, server: FakeS3) -> Non
 
 async def test_what_is_renamed_before_it_is_sent_is_one_request(mounted: Mounted, server: FakeS3) -> None:
     """Over what is there, and what is deleted before is none."""
-    async with mounted() as (client, filesystem):
+    async with mounted() as (client, _):
         await client.write_bytes("/config", b"old")
-        await filesystem.sync()
+        await client.syncfs()
         server.requests.clear()
         await client.write_bytes("/config.lock", b"new")
         await client.rename("/config.lock", "/config")
         await client.write_bytes("/gone", b"gone")
         await client.unlink("/gone")
-        await filesystem.sync()
+        await client.syncfs()
         assert server.requests["PutObject"] == 1
         assert "CopyObject" not in server.requests
         assert {key: each.data for key, each in server.bucket.objects.items()} == {"config": b"new"}
@@ -132,24 +132,24 @@ async def test_what_was_committed_before_the_crash_is_not_committed_again(
     async with mounted() as (client, filesystem):
         await client.write_bytes("/file", DATA)
         killed = _killed(tmp_path)
-        await filesystem.sync()
+        await client.syncfs()
     server.requests.clear()
     async with mounted(killed) as (client, filesystem):
         await filesystem.recovered()
         assert await client.read_bytes("/file") == DATA
-        assert filesystem.pending().files == 0
+        assert await unwritten(filesystem) == 0
         assert not await told(filesystem, "s3-conflicts")
     assert "PutObject" not in server.requests
 
 
 async def test_what_cannot_be_written_is_told_once_and_tried_again(mounted: Mounted, server: FakeS3) -> None:
     """By the next fsync, whoever closed the file."""
-    async with mounted() as (client, filesystem):
+    async with mounted() as (client, _):
         await client.write_bytes("/file", DATA)
         server.fail(Kind.STATUS, "PutObject", status=403, code="AccessDenied", times=1)
-        await _refused(errno.EACCES, filesystem.sync())
+        await _refused(errno.EACCES, client.syncfs())
         await client.write_bytes("/file", b"other")
-        await filesystem.sync()
+        await client.syncfs()
         assert server.bucket.objects["file"].data == b"other"
 
 
@@ -185,14 +185,14 @@ async def test_the_loser_of_a_race_becomes_a_file_beside(
 ) -> None:
     """Where that is what was asked for."""
     server.bucket.put("file", b"base", {})
-    async with mounted(write=write, conflict=Conflict.CONFLICT_COPY) as (client, filesystem):
+    async with mounted(write=write, conflict=Conflict.CONFLICT_COPY) as (client, _):
         node = (await client.lookup(client.root, "file")).nodeid
         handle = (await client.open_node(node, os.O_WRONLY | os.O_TRUNC)).fh
         await client.write(node, handle, 0, b"mine")
         server.bucket.put("file", b"theirs", {})
         await client.flush(node, handle)
         await client.release(node, handle)
-        await filesystem.sync()
+        await client.syncfs()
         assert await client.read_bytes("/file") == b"theirs"
         [other] = [name for name in await client.listdir("/") if name != "file"]
         assert other.startswith("file.conflict-")
@@ -281,10 +281,10 @@ async def test_many_files_are_sent_side_by_side(mounted: Mounted, server: FakeS3
         await client.listdir("/")
         for number in range(100):
             await client.write_bytes(f"/{number}", DATA)
-        assert filesystem.pending().files == 100
-        assert filesystem.pending().bytes == 100 * len(DATA)
-        await filesystem.sync()
-        assert filesystem.pending().files == 0
+        assert await unwritten(filesystem) == 100
+        assert (await told(filesystem, "s3-status"))["unwritten bytes"] == 100 * len(DATA)
+        await client.syncfs()
+        assert await unwritten(filesystem) == 0
     assert server.requests["PutObject"] == 100
     assert server.busiest >= 16
 
@@ -376,10 +376,10 @@ async def test_nothing_is_written_to_what_has_become_another_file(mounted: Mount
 async def test_a_link_takes_the_place_of_what_is_there(mounted: Mounted, server: FakeS3) -> None:
     """Also when it is not in the bucket yet itself."""
     server.bucket.put("file", DATA, {})
-    async with mounted() as (client, filesystem):
+    async with mounted() as (client, _):
         await client.symlink("target", "/link")
         await client.rename("/link", "/file")
-        await filesystem.sync()
+        await client.syncfs()
         assert await client.readlink("/file") == "target"
     assert {key: each.data for key, each in server.bucket.objects.items()} == {"file": b"target"}
 
@@ -388,12 +388,12 @@ async def test_what_a_killed_daemon_had_sent_may_arrive_late(
     mounted: Mounted, server: FakeS3, tmp_path: Path
 ) -> None:
     """After the next one has looked for it: it is known as what it is."""
-    async with mounted() as (client, filesystem):
+    async with mounted() as (client, _):
         await client.write_bytes("/file", DATA)
         await client.symlink("target", "/link")
         killed = _killed(tmp_path)
         server.held["PutObject"] = release = asyncio.Event()
-        sent = asyncio.ensure_future(filesystem.sync())
+        sent = asyncio.ensure_future(client.syncfs())
         while server.requests["PutObject"] < 2:
             await server.changed()
         async with mounted(killed) as (_, later):
@@ -401,7 +401,7 @@ async def test_what_a_killed_daemon_had_sent_may_arrive_late(
                 await server.changed()
             release.set()
             await later.recovered()
-            assert later.pending().files == 0
+            assert await unwritten(later) == 0
             assert not await told(later, "s3-conflicts")
         await sent
     assert {key: each.data for key, each in server.bucket.objects.items()} == {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Final, NoReturn
 
@@ -27,7 +27,6 @@ from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import REWRITE_MAXIMUM, ObjectStore
 from vhostfs.backends.s3.writing.renaming import Renamer
-from vhostfs.backends.s3.writing.scheduling import Pending
 from vhostfs.filesystem import (
     Attr,
     Caller,
@@ -365,17 +364,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     async def syncfs(self, caller: Caller, node: int) -> None:
         """Commit everything."""
-        await self._commits.sync()
-
-    # ---- What is not in the bucket ----
-
-    def pending(self) -> Pending:
-        """Return how much the bucket does not have yet."""
-        return self._commits.pending()
-
-    async def sync(self, progress: Callable[[Pending], None] | None = None) -> None:
-        """Bring everything to the bucket, telling what is left after each file; raise StoreError."""
-        await self._commits.sync(progress)
+        (await self._commits.sync()).check()
 
     async def recovered(self) -> None:
         """Return when all that an earlier daemon has left was tried once."""

@@ -161,6 +161,7 @@ class Operations(Filesystem[Handle]):
         # Its own object may be there, and nobody have asked for it yet.
         if not await first_keys(self._store, self._names.key(directory), 1):
             directory.pending = True
+            self._commits.note_changed(directory)
             await self._commits.settle(directory)
 
     async def _delete(self, node: Node, match: str | None) -> None:

@@ -13,7 +13,6 @@ from typing import Final
 from vhostfs.backends.s3.caching.blocks import BlockCache
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.naming.namespace import Namespace
-from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.operating.probing import Probe, lacking
 from vhostfs.backends.s3.reading import Target
 from vhostfs.backends.s3.store import ObjectStore
@@ -23,7 +22,6 @@ from vhostfs.backends.s3.writing.scheduling import Commits
 from vhostfs.filesystem import Command, Order, Progress
 from vhostfs.filesystem.commands import Value
 
-SYNCED_AT_ONCE: Final = 16
 EXPORTED_AT_ONCE: Final = 1 << 20
 
 
@@ -95,26 +93,11 @@ class Reporter:
 
     async def _sync(self, order: Order) -> Value:
         """Bring all that is not in the bucket there; say what could not be."""
-        waiting = list(self._waiting())
-        at_once = asyncio.Semaphore(SYNCED_AT_ONCE)
-        failed: list[Value] = []
-        done = 0
-
-        async def sync(node: Node) -> None:
-            nonlocal done
-            async with at_once:
-                key = self._names.key(node)
-                try:
-                    await self._commits.now(node)
-                except OSError as error:
-                    failed.append({"key": key, "reason": error.strerror or str(error)})
-                done += 1
-                order.report(Progress(key, done, len(waiting)))
-
-        async with asyncio.TaskGroup() as group:
-            for node in waiting:
-                group.create_task(sync(node))
-        return {"files": len(waiting), "failed": failed}
+        synced = await self._commits.sync(order.report)
+        failed: list[Value] = [
+            {"key": key, "reason": error.strerror or str(error)} for key, error in synced.failed
+        ]
+        return {"files": synced.files, "failed": failed}
 
     def _kept(self) -> list[Kept]:
         return [] if self._journaling is None else self._journaling.kept()
@@ -192,13 +175,6 @@ class Reporter:
         for node in self._names.nodes:
             node.expires = node.listed_until = 0.0
             node.missing.clear()
-
-    def _waiting(self) -> Iterator[Node]:
-        """Yield the nodes of which something is not in the bucket yet."""
-        for node in self._names.nodes:
-            is_sent = node.contents is not None and node.contents.sending
-            if not node.gone and (node.is_local or is_sent):
-                yield node
 
 
 def _write_all(descriptor: int, data: Buffer) -> None:

@@ -16,7 +16,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -31,6 +31,7 @@ from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, StoreError, UnavailableError
 from vhostfs.backends.s3.writing.committing import Committer, Conflict
 from vhostfs.backends.s3.writing.journaling import Journaling
+from vhostfs.filesystem import Progress
 from vhostfs.filesystem.refusals import refused
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,20 @@ class Pending:
     bytes: int
     oldest_seconds: float | None
     """For how long the oldest has waited; None where nothing waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What became of files that were to be brought to the bucket."""
+
+    files: int
+    failed: list[tuple[str, OSError]]
+    """The keys of those that are not there, and why."""
+
+    def check(self) -> None:
+        """Raise the first error, if there is one."""
+        for _, error in self.failed:
+            raise error
 
 
 @dataclass(slots=True)
@@ -298,7 +313,8 @@ class Commits:
 
     async def synchronize_names(self, directory: Node) -> None:
         """Do what fsync(2) of a directory waits for; raise OSError."""
-        await self._all(directory.children.values(), None)
+        synced = await self._all([child for child in directory.children.values() if child.is_local])
+        synced.check()
         await self.synchronize(directory)
 
     def forget(self, node: Node) -> None:
@@ -588,43 +604,45 @@ class Commits:
     def pending(self) -> Pending:
         """Return how much the bucket does not have yet."""
         now = time.monotonic()
-        nodes = {number: (waiting.node, waiting.since) for number, waiting in self._waiting.items()}
-        nodes |= self._changed
         count = size = 0
         oldest: float | None = None
-        for node, since in nodes.values():
-            contents = node.contents
-            if node.gone or not (node.is_local or (contents is not None and contents.sending)):
-                continue
+        for node, since in self._unwritten():
             count += 1
             oldest = max(oldest or 0.0, now - since)
-            if contents is not None:
-                size += contents.spooled().count(0, contents.size)
+            if node.contents is not None:
+                size += node.contents.spooled().count(0, node.contents.size)
         return Pending(count, size, oldest)
 
-    async def sync(self, progress: Callable[[Pending], None] | None = None) -> None:
-        """Bring everything to the bucket; raise the first StoreError when all others have been tried."""
-        nodes = {number: waiting.node for number, waiting in self._waiting.items()}
-        nodes |= {number: node for number, (node, _) in self._changed.items()}
-        await self._all(nodes.values(), progress)
+    def _unwritten(self) -> list[tuple[Node, float]]:
+        """Return the files that the bucket does not have as they are, and since when."""
+        nodes = {number: (waiting.node, waiting.since) for number, waiting in self._waiting.items()}
+        nodes |= self._changed
+        return [(node, since) for node, since in nodes.values() if node.is_local and not node.gone]
 
-    async def _all(self, nodes: Iterable[Node], progress: Callable[[Pending], None] | None) -> None:
-        """Commit files side by side; raise the first StoreError when all others have been tried."""
+    async def sync(self, report: Callable[[Progress], None] | None = None) -> Synced:
+        """Bring everything to the bucket; tell after each file how far that is; return what could not be."""
+        return await self._all([node for node, _ in self._unwritten()], report)
+
+    async def _all(self, nodes: Sequence[Node], report: Callable[[Progress], None] | None = None) -> Synced:
+        """Commit files side by side."""
         at_once = asyncio.Semaphore(AT_ONCE)
-        failed: list[OSError] = []
+        synced = Synced(len(nodes), [])
+        done = 0
 
         async def commit(node: Node) -> None:
+            nonlocal done
             async with at_once:
+                key = self._names.key(node)
                 try:
                     await self.now(node)
                 except OSError as error:
-                    failed.append(error)
-            if progress is not None:
-                progress(self.pending())
+                    synced.failed.append((key, error))
+            done += 1
+            if report is not None:
+                report(Progress(key, done, len(nodes)))
 
-        await asyncio.gather(*[commit(node) for node in nodes if node.is_local])
-        if failed:
-            raise failed[0]
+        await asyncio.gather(*map(commit, nodes))
+        return synced
 
     # ---- Life ----
 
