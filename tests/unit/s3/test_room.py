@@ -12,11 +12,10 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import Mounted
-from tests.unit.s3.orders import told
-from vhostfs.backends.s3.filesystem import S3Filesystem
+from tests.unit.s3.orders import unwritten
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journal.state import StateDirectory
-from vhostfs.backends.s3.writing import scheduling
+from vhostfs.backends.s3.writing import room, scheduling
 from vhostfs.testing import Client
 
 pytestmark = pytest.mark.anyio
@@ -28,13 +27,6 @@ PLENTY = 1 << 40
 async def _refused(number: int, call: Awaitable[object]) -> None:
     with pytest.raises(OSError, match=rf"^\[Errno {number}\]"):
         await call
-
-
-async def _unwritten(filesystem: S3Filesystem) -> int:
-    """Return how many files the bucket does not have yet."""
-    count = (await told(filesystem, "s3-status"))["unwritten files"]
-    assert isinstance(count, int)
-    return count
 
 
 async def _open(client: Client, name: str) -> tuple[int, int]:
@@ -58,13 +50,13 @@ async def test_who_writes_waits_when_much_is_waiting(
     mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until some of it is in the bucket."""
-    monkeypatch.setattr(scheduling, "FILES_MAXIMUM", 4)
+    monkeypatch.setattr(room, "FILES_MAXIMUM", 4)
     async with mounted() as (client, filesystem):
         for number in range(20):
             await client.write_bytes(f"/{number}", DATA)
-            assert await _unwritten(filesystem) <= 5
+            assert await unwritten(filesystem) <= 5
         assert len(server.bucket.objects) >= 15
-        await told(filesystem, "s3-sync")
+        await client.syncfs()
     assert len(server.bucket.objects) == 20
 
 
@@ -73,9 +65,9 @@ async def test_a_full_disk_makes_who_writes_wait_and_nobody_else(
     mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as something can be sent that makes room."""
-    async with mounted() as (client, filesystem):
+    async with mounted() as (client, _):
         await client.write_bytes("/waits", DATA)
-        monkeypatch.setattr(StateDirectory, "free", lambda _self: PLENTY * len(server.bucket.objects))
+        monkeypatch.setattr(StateDirectory, "free", lambda _self: 0)
         server.held["PutObject"] = release = asyncio.Event()
         writing = asyncio.ensure_future(client.write_bytes("/file", DATA))
         while not server.requests["PutObject"]:
@@ -86,7 +78,7 @@ async def test_a_full_disk_makes_who_writes_wait_and_nobody_else(
         await writing
         assert server.bucket.objects["waits"].data == DATA
         assert await client.read_bytes("/file") == DATA
-        await told(filesystem, "s3-sync")
+        await client.syncfs()
     assert server.bucket.objects["file"].data == DATA
 
 
@@ -119,12 +111,12 @@ async def test_while_the_store_is_away_who_writes_is_told_before_the_disk_is_ful
     monkeypatch.setattr(scheduling, "RETRY_SECONDS_MAXIMUM", 0.0)
     free = PLENTY
     monkeypatch.setattr(StateDirectory, "free", lambda _self: free)
-    async with mounted() as (client, filesystem):
+    async with mounted() as (client, _):
         node, handle = await _open(client, "open")
         await client.write(node, handle, 0, DATA)
         await client.write_bytes("/promised", DATA)
         await client.write_bytes("/deleted", DATA)
-        free = scheduling.FREE_MINIMUM - 1
+        free = room.FREE_MINIMUM - 1
         for _ in range(3):
             await _refused(errno.ENOSPC, client.write(node, handle, len(DATA), DATA))
             await _refused(errno.ENOSPC, client.mkdir("/d"))
@@ -144,7 +136,7 @@ async def test_while_the_store_is_away_who_writes_is_told_before_the_disk_is_ful
         await client.write(node, handle, len(DATA), DATA)
         await client.release(node, handle)
         await client.mkdir("/d")
-        await told(filesystem, "s3-sync")
+        await client.syncfs()
         found = {key: each.data for key, each in server.bucket.objects.items()}
         assert found == {"open": DATA * 2, "promised": DATA, "d/": b""}
 
@@ -154,7 +146,7 @@ async def test_while_the_store_is_away_no_more_waits_for_it_than_was_said(
     mounted: Mounted, server: FakeS3
 ) -> None:
     """What is deleted makes room, and so does the store when it is back."""
-    async with mounted(unwritten_size=4 * len(DATA) + 1) as (client, filesystem):
+    async with mounted(unwritten_size=4 * len(DATA) + 1) as (client, _):
         for number in range(5):
             await client.write_bytes(f"/{number}", DATA)
         node, handle = await _open(client, "more")
@@ -166,10 +158,10 @@ async def test_while_the_store_is_away_no_more_waits_for_it_than_was_said(
         await _refused(errno.ENOSPC, client.write(node, handle, len(DATA), DATA))
         await client.release(node, handle)
         server.faults.clear()
-        await told(filesystem, "s3-sync")
+        await client.syncfs()
         for number in range(20):
             await client.write_bytes(f"/later-{number}", DATA)
-        await told(filesystem, "s3-sync")
+        await client.syncfs()
         found = {key: each.data for key, each in server.bucket.objects.items() if each.data}
         names = ["1", "2", "3", "4", "more", *(f"later-{number}" for number in range(20))]
         assert found == dict.fromkeys(names, DATA)
@@ -197,12 +189,34 @@ async def test_a_store_that_takes_everything_has_nobody_told_that_there_is_no_ro
     mounted: Mounted, server: FakeS3
 ) -> None:
     """Who writes waits for it, with however little room."""
-    async with mounted(unwritten_size=len(DATA)) as (client, filesystem):
+    async with mounted(unwritten_size=len(DATA)) as (client, _):
         for number in range(20):
             await client.write_bytes(f"/{number}", DATA * 3)
         assert len(server.bucket.objects) >= 18
-        await told(filesystem, "s3-sync")
+        await client.syncfs()
     assert {each.data for each in server.bucket.objects.values()} == {DATA * 3}
+
+
+@pytest.mark.usefixtures("every_write_looks")
+async def test_a_file_that_the_disk_has_no_room_for_is_not_taken_to_its_last_byte(
+    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the store takes everything: it has the file when it is closed. Small ones find their place."""
+    monkeypatch.setattr(StateDirectory, "free", lambda _self: 0)
+    monkeypatch.setattr(room, "OPEN_MAXIMUM", 3 * len(DATA))
+    async with mounted() as (client, _):
+        node, handle = await _open(client, "large")
+        for number in range(3):
+            await client.write(node, handle, number * len(DATA), DATA)
+        await _refused(errno.ENOSPC, client.write(node, handle, 3 * len(DATA), DATA))
+        await client.release(node, handle)
+        for number in range(5):
+            await client.write_bytes(f"/{number}", DATA)
+        await client.syncfs()
+    assert {key: len(each.data) // len(DATA) for key, each in server.bucket.objects.items()} == {
+        "large": 3,
+        **{str(number): 1 for number in range(5)},
+    }
 
 
 @pytest.mark.usefixtures("away")
@@ -210,8 +224,8 @@ async def test_while_the_store_is_away_no_more_files_wait_for_it_than_can_be_kep
     mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Empty ones are told when they are made."""
-    monkeypatch.setattr(scheduling, "FILES_MAXIMUM", 3)
-    monkeypatch.setattr(scheduling, "FILES_AWAY_MAXIMUM", 6)
+    monkeypatch.setattr(room, "FILES_MAXIMUM", 3)
+    monkeypatch.setattr(room, "FILES_AWAY_MAXIMUM", 6)
     async with mounted() as (client, _):
         for number in range(6):
             await client.write_bytes(f"/{number}", b"")
@@ -228,8 +242,8 @@ async def test_what_failed_while_the_store_was_away_is_tried_when_it_is_back(
     """At once, however long it was to wait, so that who writes does not wait for nothing."""
     monkeypatch.setattr(scheduling, "RETRY_SECONDS", 3600.0)
     monkeypatch.setattr(scheduling, "RETRY_SECONDS_MAXIMUM", 3600.0)
-    monkeypatch.setattr(scheduling, "FILES_MAXIMUM", 3)
-    monkeypatch.setattr(scheduling, "FILES_AWAY_MAXIMUM", 3)
+    monkeypatch.setattr(room, "FILES_MAXIMUM", 3)
+    monkeypatch.setattr(room, "FILES_AWAY_MAXIMUM", 3)
     async with mounted() as (client, _):
         node, handle = await _open(client, "open")
         for number in range(3):

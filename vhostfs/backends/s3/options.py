@@ -8,7 +8,8 @@ from enum import StrEnum
 from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.naming.nodes import Defaults, Node
 from vhostfs.backends.s3.writing.committing import Conflict
-from vhostfs.backends.s3.writing.scheduling import UNWRITTEN_SIZE, Write
+from vhostfs.backends.s3.writing.room import UNWRITTEN_SIZE
+from vhostfs.backends.s3.writing.scheduling import Write
 
 
 class Metadata(StrEnum):

@@ -37,7 +37,8 @@ from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import StoreError
 from vhostfs.backends.s3.writing.committing import Conflict
-from vhostfs.backends.s3.writing.scheduling import UNWRITTEN_SIZE, Write
+from vhostfs.backends.s3.writing.room import UNWRITTEN_SIZE
+from vhostfs.backends.s3.writing.scheduling import Write
 from vhostfs.backends.values import Permissions, Size
 from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.filesystem import Filesystem

@@ -31,6 +31,7 @@ from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import ConditionError, StoreError, UnavailableError
 from vhostfs.backends.s3.writing.committing import Committer, Conflict
 from vhostfs.backends.s3.writing.journaling import Journaling
+from vhostfs.backends.s3.writing.room import UNWRITTEN_SIZE, Room
 from vhostfs.filesystem import Progress
 from vhostfs.filesystem.refusals import refused
 
@@ -49,19 +50,6 @@ AT_ONCE: Final = 32
 
 RETRY_SECONDS: Final = 1.0
 RETRY_SECONDS_MAXIMUM: Final = 60.0
-PROMISED_MAXIMUM: Final = 1 << 30
-"""How many bytes may be promised before who writes has to wait."""
-
-FILES_MAXIMUM: Final = 20_000
-FILES_AWAY_MAXIMUM: Final = 100_000
-"""How many files may wait for a store that takes none: more than this the journal's log is not made for."""
-
-FREE_MINIMUM: Final = 256 << 20
-FREE_PART: Final = 8
-"""How much room is left on the disk of the state directory: so much, or such a part of a small one."""
-
-UNWRITTEN_SIZE: Final = 10 << 30
-"""How many bytes may wait for a store that takes none, unless something else is said."""
 
 LOOK_BYTES: Final = 16 << 20
 """How much is written between two looks at how much room there is."""
@@ -134,7 +122,7 @@ class Commits:
         standing: Standing | None = None,
     ) -> None:
         """Nothing is to be committed yet."""
-        self._unwritten_size, self._standing = unwritten_size, standing
+        self._room = Room(spool, journaling, standing, unwritten_size)
         self._committer, self._names, self._spool = committer, names, spool
         self._journaling, self._conflict = journaling, conflict
         self.writeback = write is Write.WRITEBACK and journaling is not None
@@ -398,7 +386,7 @@ class Commits:
     async def give_up(self, node: Node, contents: Contents, error: OSError) -> None:
         """Take what cannot be committed away from a file that nobody has open, and keep it if that can be."""
         key = self._names.key(node)
-        lost = isinstance(error, ConditionError) and not self._is_disk_low()
+        lost = isinstance(error, ConditionError) and not self._room.is_disk_low()
         if self._journaling is None or not lost:
             logger.info("%s: what was written is given up: %s", key, error.strerror)
         else:
@@ -522,7 +510,8 @@ class Commits:
     def is_short(self, size: int) -> bool:
         """Tell whether who writes so many bytes has to wait for room; it costs little."""
         self._unlooked += size
-        if self._unlooked < LOOK_BYTES and len(self._waiting) < FILES_MAXIMUM and not self._refuses:
+        few = self._unlooked < LOOK_BYTES and not self._room.are_many(len(self._waiting))
+        if few and not self._refuses:
             return False
         self._unlooked = 0
         self._refuses = self._refuses and self._is_full()
@@ -539,41 +528,22 @@ class Commits:
 
     def _lacks_room(self) -> bool:
         """Tell whether so much waits that commits should come first."""
-        if self._journaling is None or not self.writeback:
+        if not self.writeback:
             return False
-        return (
-            len(self._waiting) >= FILES_MAXIMUM
-            or self._journaling.size + self._unpromised() >= min(PROMISED_MAXIMUM, self._unwritten_size)
-            or self._is_disk_low()
-            or self._is_full()
-        )
+        return self._room.is_crowded(len(self._waiting), self._written()) or self._is_full()
 
     def _is_full(self) -> bool:
         """Tell whether nothing more can be taken: no commit makes room."""
-        if self._journaling is None or not self.writeback or self._can_make_room:
+        if not self.writeback or self._can_make_room:
             return False
-        return (
-            self._is_disk_low()
-            or len(self._waiting) >= FILES_AWAY_MAXIMUM
-            or self._journaling.size + self._unpromised() > self._unwritten_size
-        )
+        return self._room.is_full(len(self._waiting), self._written())
 
-    def _is_disk_low(self) -> bool:
-        return self._spool.free() < min(FREE_MINIMUM, self._spool.size() // FREE_PART)
+    def _written(self) -> Iterator[Node]:
+        return (node for node, _ in self._changed.values())
 
     @property
     def _can_make_room(self) -> bool:
         return any(not each.attempts for each in self._waiting.values())
-
-    def _unpromised(self) -> int:
-        """Return how many bytes there are of files that are open, where the store would not take them."""
-        if self._standing is None or self._standing.trouble is None:
-            return 0
-        return sum(
-            node.contents.unjournaled.count(0, node.contents.size)
-            for node, _ in self._changed.values()
-            if node.opens and node.contents is not None
-        )
 
     async def _room_made(self) -> None:
         """Wait until commits have made room, or cannot."""
