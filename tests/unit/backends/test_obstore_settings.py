@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from vhostfs.backends.obstore.settings import AzureSettings, BucketSettings, GcsSettings
+from vhostfs.backends.obstore.settings import AzureSettings, GcsSettings, ObstoreSettings
+from vhostfs.backends.s3 import S3Settings
 from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.config import schema
 from vhostfs.config.model import FilesystemSettings
@@ -28,7 +29,7 @@ def test_a_bucket_is_opened_without_asking_for_it(tmp_path: Path, keys: str) -> 
     [device] = schema.load(file).devices
     mount = device.mounts[PurePosixPath("/")]
     assert isinstance(mount, FilesystemSettings)
-    assert isinstance(mount.backend, BucketSettings)
+    assert isinstance(mount.backend, ObstoreSettings)
     filesystem = mount.backend.open()
     assert isinstance(filesystem, S3Filesystem)
     filesystem.close()
@@ -50,3 +51,9 @@ def test_what_is_no_key_is_refused_by_a_sentence(tmp_path: Path, kind: str) -> N
 def test_a_prefix_that_no_key_can_have_is_refused() -> None:
     with pytest.raises(ValueError, match="prefix"):
         GcsSettings(bucket="data", prefix="/a")
+
+
+def test_buckets_of_all_kinds_share_the_memory_of_the_daemon() -> None:
+    memory = S3Settings("data").shared_memory()
+    assert GcsSettings(bucket="data").shared_memory() is memory
+    assert AzureSettings(account="me", container="data").shared_memory() is memory

@@ -12,10 +12,10 @@ import pytest
 
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import MakeFilesystem
+from vhostfs.backends.s3.bucket_settings import SECONDS, Cache
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.naming import namespace
 from vhostfs.backends.s3.options import Metadata
-from vhostfs.backends.s3.settings import SECONDS, Cache
 from vhostfs.backends.s3.store import Page
 from vhostfs.testing import Client, mount
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from vhostfs.backends.contract import Backend
-from vhostfs.backends.s3.caching.memory import Memory
+from vhostfs.backends.s3.bucket_settings import SPOOL_DIRECTORY, BucketSettings
 from vhostfs.backends.s3.filesystem import S3Filesystem
-from vhostfs.backends.s3.naming.nodes import Defaults
-from vhostfs.backends.s3.options import Handle, Metadata, S3Options
-from vhostfs.backends.s3.settings import SECONDS, SPOOL_DIRECTORY, Cache, Id
+from vhostfs.backends.s3.options import Handle
 from vhostfs.backends.s3.spool import Spool
-from vhostfs.backends.s3.writing.committing import Conflict
-from vhostfs.backends.values import Permissions, Size
 from vhostfs.errors import ConfigurationError
 from vhostfs.filesystem import Filesystem
 
@@ -26,28 +19,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BucketSettings(Backend):
+class ObstoreSettings(BucketSettings):
     """What all stores of obstore have in common."""
-
-    network: ClassVar[bool] = True
-
-    prefix: str = ""
-    """What keys begin with that are shown, and which is not."""
-    metadata: Annotated[Metadata, Field(strict=False)] = Metadata.LAZY
-    cache: Annotated[Cache, Field(strict=False)] = Cache.MINUTE
-    conflict: Annotated[Conflict, Field(strict=False)] = Conflict.ERROR
-    read_only: bool = False
-    file_mode: Permissions = 0o644
-    directory_mode: Permissions = 0o755
-    uid: Id = 0
-    gid: Id = 0
-    memory: Size = 256 << 20
-    """For what was read and is read ahead."""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
-        if self.prefix.startswith("/") or "//" in self.prefix:
-            raise ValueError("prefix should not begin with a slash, nor hold two on end")
 
     def open(self) -> Filesystem[Handle]:
         """Return the file system; the store is asked for the first time when a guest asks for something."""
@@ -58,16 +31,8 @@ class BucketSettings(Backend):
                 "this type of mount needs the package obstore (vhostfs[obstore])"
             ) from None
         store, name, traits = self._store()
-        shown = S3Options(
-            prefix=f"{self.prefix.rstrip('/')}/" if self.prefix else "",
-            seconds=SECONDS[self.cache],
-            metadata=self.metadata,
-            conflict=self.conflict,
-            defaults=Defaults(self.file_mode, self.directory_mode, self.uid, self.gid),
-            read_only=self.read_only,
-        )
         return S3Filesystem(
-            ObstoreStore(store, name, traits), shown, Memory(self.memory), Spool(SPOOL_DIRECTORY)
+            ObstoreStore(store, name, traits), self.shown(), self.shared_memory(), Spool(SPOOL_DIRECTORY)
         )
 
     @abstractmethod
@@ -76,7 +41,7 @@ class BucketSettings(Backend):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GcsSettings(BucketSettings):
+class GcsSettings(ObstoreSettings):
     """A bucket of Google Cloud Storage."""
 
     bucket: str
@@ -97,7 +62,7 @@ class GcsSettings(BucketSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AzureSettings(BucketSettings):
+class AzureSettings(ObstoreSettings):
     """A container of Azure Blob Storage."""
 
     account: str

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, Final
 
 from pydantic import Field
 
-from vhostfs.backends.contract import Backend
+from vhostfs.backends.s3.bucket_settings import SPOOL_DIRECTORY, BucketSettings
 from vhostfs.backends.s3.caching.disk import DiskCache, Shelf
-from vhostfs.backends.s3.caching.memory import Memory
 from vhostfs.backends.s3.client.client import S3Client
 from vhostfs.backends.s3.client.credentials import (
     BotocoreSource,
@@ -31,21 +30,17 @@ from vhostfs.backends.s3.filesystem import S3Filesystem
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journal.state import StateDirectory, default_state_directory
 from vhostfs.backends.s3.local_store import CREDENTIALS, LocalStore
-from vhostfs.backends.s3.naming.nodes import Defaults
 from vhostfs.backends.s3.operating.probing import Probe
-from vhostfs.backends.s3.options import Handle, Metadata, S3Options
+from vhostfs.backends.s3.options import Handle, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import StoreError
-from vhostfs.backends.s3.writing.committing import Conflict
 from vhostfs.backends.s3.writing.room import UNWRITTEN_SIZE
 from vhostfs.backends.s3.writing.scheduling import Write
-from vhostfs.backends.values import Permissions, Size
+from vhostfs.backends.values import Size
 from vhostfs.errors import ConfigurationError, StartError
 from vhostfs.filesystem import Filesystem
 
-Id = Annotated[int, Field(ge=0, lt=2**32 - 1)]
 REGION: Final = "us-east-1"
-SPOOL_DIRECTORY: Final = Path("/var/tmp")
 
 
 class CredentialsFrom(StrEnum):
@@ -59,29 +54,11 @@ class CredentialsFrom(StrEnum):
     """Nowhere: requests are not signed."""
 
 
-class Cache(StrEnum):
-    """How long what is known of names and attributes may be believed."""
-
-    STRICT = "strict"
-    """Not at all: each open and lookup asks."""
-    SECOND = "1s"
-    MINUTE = "60s"
-    FOREVER = "forever"
-    """Nobody else changes the bucket."""
-
-
-SECONDS: Final = {Cache.STRICT: 0.0, Cache.SECOND: 1.0, Cache.MINUTE: 60.0, Cache.FOREVER: 365 * 86_400.0}
-
-
 @dataclass(frozen=True, slots=True)
-class S3Settings(Backend):
+class S3Settings(BucketSettings):
     """A bucket of S3, or the keys of one that begin with a prefix."""
 
-    network: ClassVar[bool] = True
-
     bucket: str
-    prefix: str = ""
-    """What keys begin with that are shown, and which is not."""
     region: str = ""
     """Empty: the environment's, the profile's, us-east-1; another one is learnt from the server."""
     endpoint: str | None = None
@@ -102,17 +79,7 @@ class S3Settings(Backend):
     kms_key: str | None = None
     customer_key_file: PurePosixPath | None = None
     """A file of 32 bytes, the key of sse-c."""
-    metadata: Annotated[Metadata, Field(strict=False)] = Metadata.LAZY
-    cache: Annotated[Cache, Field(strict=False)] = Cache.MINUTE
     write: Annotated[Write, Field(strict=False)] = Write.SYNC
-    conflict: Annotated[Conflict, Field(strict=False)] = Conflict.ERROR
-    read_only: bool = False
-    file_mode: Permissions = 0o644
-    directory_mode: Permissions = 0o755
-    uid: Id = 0
-    gid: Id = 0
-    memory: Size = 256 << 20
-    """For what was read and is read ahead."""
     cache_dir: PurePosixPath | None = None
     """Where what was read stays over restarts."""
     cache_size: Size = 1 << 30
@@ -125,6 +92,7 @@ class S3Settings(Backend):
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
+        BucketSettings.__post_init__(self)
         if (self.access_key is None) != (self.secret_key_file is None):
             raise ValueError("access_key and secret_key_file should be given together")
         if (self.encryption is Encryption.CUSTOMER) != (self.customer_key_file is not None):
@@ -133,8 +101,6 @@ class S3Settings(Backend):
             raise ValueError("local_store has an endpoint and keys of its own")
         if self.write is Write.WRITEBACK and self.local_store:
             raise ValueError("local_store forgets what writeback promises")
-        if self.prefix.startswith("/") or "//" in self.prefix:
-            raise ValueError("prefix should not begin with a slash, nor hold two on end")
 
     def open(self) -> Filesystem[Handle]:
         """Return the file system; the store is asked for the first time when a guest asks for something."""
@@ -160,24 +126,15 @@ class S3Settings(Backend):
         probe = Probe(
             S3Client(options, Keychain(sources), store.standing),
             store.learn,
-            f"{self.prefix.rstrip('/')}/" if self.prefix else "",
+            self.key_prefix,
             writes=not self.read_only,
             known=is_aws(options.url),
         )
-        shown = S3Options(
-            prefix=f"{self.prefix.rstrip('/')}/" if self.prefix else "",
-            seconds=SECONDS[self.cache],
-            metadata=self.metadata,
-            conflict=self.conflict,
-            defaults=Defaults(self.file_mode, self.directory_mode, self.uid, self.gid),
-            write=self.write,
-            unwritten_size=self.unwritten_size,
-            read_only=self.read_only,
-        )
+        shown = replace(self.shown(), write=self.write, unwritten_size=self.unwritten_size)
         spool = self._state(url or "", shown)
         journal = Journal(spool) if isinstance(spool, StateDirectory) else None
         return S3Filesystem(
-            store, shown, Memory.shared(self.memory), spool, local, journal, probe, self._shelf(url or "")
+            store, shown, self.shared_memory(), spool, local, journal, probe, self._shelf(url or "")
         )
 
     def _shelf(self, url: str) -> Shelf | None:
