@@ -40,6 +40,8 @@ class _File:
     handle: int
     path: str
     data: bytes
+    base: bytes | None
+    """What the bucket had of it when the program last knew."""
     is_unsaved: bool = False
     """It was written, and neither closed nor renamed since."""
     is_gone: bool = False
@@ -81,7 +83,7 @@ class _Program:
 
     async def _create(self, path: str) -> None:
         entry, opened = await self.client.create_at(*await self._place(path), os.O_RDWR, 0o644)
-        self.files.append(_File(entry.nodeid, opened.fh, path, b"", is_unsaved=True))
+        self.files.append(_File(entry.nodeid, opened.fh, path, b"", None, is_unsaved=True))
 
     async def _open(self, path: str) -> None:
         node = await self._node(path)
@@ -91,8 +93,10 @@ class _Program:
         except OSError:
             await self.client.release(node, handle)
             raise
-        known = [file for file in self.files if file.node == node]
-        self.files.append(_File(node, handle, path, data, is_unsaved=any(file.is_unsaved for file in known)))
+        file = _File(node, handle, path, data, data)
+        for known in self._same(file):
+            file.base, file.is_unsaved = known.base, known.is_unsaved
+        self.files.append(file)
 
     async def _write(self, file: _File, data: bytes) -> None:
         await self.client.write(file.node, file.handle, len(file.data) // 2, data)
@@ -113,13 +117,20 @@ class _Program:
         return [each for each in self.files if each.node == file.node]
 
     async def _flush(self, file: _File, _data: bytes = b"") -> None:
-        """Close a descriptor, and see in the bucket what was written."""
+        """Close a descriptor, and see in the bucket what was written, in place of what was known."""
+        before = self._in_bucket(file.path)
         await self.client.flush(file.node, file.handle)
         if file.is_unsaved:
-            assert self.server.bucket.objects[file.path].data == file.data
+            assert before in {file.base, file.data}  # a rename that was refused may have saved it
+            assert self._in_bucket(file.path) == file.data
             self.saved += 1
-        for each in self._same(file):
-            each.is_unsaved = False
+        for each in (file, *self._same(file)):
+            if each.is_unsaved:
+                each.base, each.is_unsaved = file.data, False
+
+    def _in_bucket(self, path: str) -> bytes | None:
+        found = self.server.bucket.objects.get(path)
+        return None if found is None else bytes(found.data)
 
     async def _close(self, _path: str) -> None:
         if self.files:
@@ -147,6 +158,7 @@ class _Program:
             if file.node == node or file.path.startswith(f"{path}/"):
                 file.path = new + file.path.removeprefix(path)
                 file.is_unsaved = False  # it is in the bucket, or is written under its new name
+                file.base = self._in_bucket(file.path)
 
     def _forget(self, node: int) -> None:
         """Take note that a file has no name any more."""
