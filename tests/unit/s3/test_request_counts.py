@@ -158,3 +158,26 @@ async def test_an_index_that_would_fill_the_memory_is_left_aside(
         [entry] = [each for each in await client.entries("/", plus=True) if each.name == b"file"]
         assert entry.entry is not None
         assert entry.entry.attr.uid == 7
+
+
+async def test_a_few_names_of_a_large_directory_do_not_cost_its_listing(
+    client: Client, server: FakeS3
+) -> None:
+    """Which is made once so many were asked for that it costs no more."""
+    for number in range(60_000):
+        server.bucket.put(f"d/{number:05}", b"x", {})
+    await client.stat("/d")
+    for number in range(20):
+        await client.stat(f"/d/{number * 3000:05}")
+    assert server.requests["ListObjectsV2"] <= 20 + 20
+    for number in range(1000):
+        before = server.requests.total()
+        assert not await client.exists(f"/d/{number * 59:05}x")
+        if server.requests.total() == before:
+            break
+    else:
+        pytest.fail("the directory is not listed after all")
+    assert server.requests["ListObjectsV2"] <= 4 * (20 + number)
+    for number in range(100):
+        assert not await client.exists(f"/d/{number * 599:05}y")
+    assert server.requests.total() == before

@@ -89,6 +89,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         if self._probe is not None:
             await self._probe.end()
         await self._commits.end()
+        await self._names.end()
         for node in self._names.nodes:
             node.known = node is self._names.nodes.root
         for node in self._names.nodes:

@@ -2,7 +2,8 @@
 
 A directory that was listed and not yet expired answers every lookup in it, misses included, without a
 request. A name in one that was not costs HEAD and LIST side by side, and identical questions at the same
-time are one. After some such lookups the directory is listed.
+time are one. After some such lookups the directory is listed; a large one when its pages are no more than the
+lookups were.
 
 Keys that no path can name (an empty segment, '.' or '..', NUL, a segment beyond 255 bytes) are left out and
 counted. So are objects that have the name of a prefix: the directory is what is seen.
@@ -25,7 +26,7 @@ from vhostfs.backends.s3.naming.index import NAME as INDEX
 from vhostfs.backends.s3.naming.index import read_index, write_index
 from vhostfs.backends.s3.naming.listing import Listing
 from vhostfs.backends.s3.naming.metadata import PosixMetadata, decoded
-from vhostfs.backends.s3.naming.nodes import Node, NodeTable
+from vhostfs.backends.s3.naming.nodes import LOOKUPS_BEFORE_LISTING, Node, NodeTable
 from vhostfs.backends.s3.naming.stretches import (
     IDLE_PAGES_MAXIMUM,
     Pages,
@@ -36,6 +37,7 @@ from vhostfs.backends.s3.naming.stretches import (
 )
 from vhostfs.backends.s3.operating.probing import NAME as PROBE
 from vhostfs.backends.s3.store import (
+    PAGE_MAXIMUM,
     BrokenAnswerError,
     Listed,
     MissingError,
@@ -48,8 +50,8 @@ from vhostfs.filesystem.refusals import refused
 
 logger = logging.getLogger(__name__)
 
-LOOKUPS_BEFORE_LISTING: Final = 4
-"""How many names are asked for one by one before their directory is listed."""
+PAGES_AWAITED: Final = 10
+"""How many pages a listing may take for which a lookup waits."""
 
 MISSING_MAXIMUM: Final = 4096
 """How many missing names of a directory are remembered."""
@@ -121,6 +123,13 @@ class Namespace:
         """Return the path that a key has below the mount's root; None for one that lies elsewhere."""
         return key.removeprefix(self._prefix) if key.startswith(self._prefix) else None
 
+    async def end(self) -> None:
+        """Give up what is asked for and waited for by nobody."""
+        asked = list(self._under_way.values())
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+
     def child_key(self, directory: Node, name: str) -> str:
         """Return the key that a file of a name in a directory has, or would have."""
         return f"{self._prefix}{directory.prefix}{name}"
@@ -153,9 +162,10 @@ class Namespace:
             return None
         question = (directory.number, name)
         directory.lookups += question not in self._under_way
-        if directory.lookups > LOOKUPS_BEFORE_LISTING and self._seconds:
-            await self._once((directory.number, ""), lambda: self.list(directory))
-            return directory.children.get(name)
+        if directory.lookups > directory.lookups_enough and self._seconds:
+            listing = self._begin((directory.number, ""), lambda: self._list_for_lookups(directory))
+            if directory.lookups_enough == LOOKUPS_BEFORE_LISTING and await asyncio.shield(listing):
+                return directory.children.get(name)
         return await self._once(question, lambda: self._ask(directory, name))
 
     async def refresh(self, node: Node) -> None:
@@ -206,6 +216,18 @@ class Namespace:
         """Know all names of a directory."""
         async for _ in self.entries(directory):
             pass
+
+    async def _list_for_lookups(self, directory: Node) -> bool:
+        """Know all names of a directory, unless that takes more requests than lookups did; tell whether."""
+        most = PAGE_MAXIMUM * max(PAGES_AWAITED, directory.lookups)
+        known = 0
+        async with aclosing(self.entries(directory)) as children:
+            async for _ in children:
+                known += 1
+                if known > most:
+                    directory.lookups_enough = 2 * most // PAGE_MAXIMUM
+                    return False
+        return True
 
     async def entries(self, directory: Node) -> AsyncGenerator[Node]:
         """Yield the children of a directory, each page of a listing as it comes."""
@@ -270,7 +292,7 @@ class Namespace:
         if survey.asked > STALE_MINIMUM:
             await write_index(self._store, prefix, list(directory.children.values()))
         directory.listed_until = monotonic() + self._seconds
-        directory.lookups = 0
+        directory.lookups, directory.lookups_enough = 0, LOOKUPS_BEFORE_LISTING
         directory.missing.clear()
 
     def _ways_to_list(
@@ -502,13 +524,16 @@ class Namespace:
 
     async def _once[Result](self, what: object, ask: Callable[[], Awaitable[Result]]) -> Result:
         """Ask, or wait for the answer to the same question; who stops to wait does not stop the others."""
+        return await asyncio.shield(self._begin(what, ask))
+
+    def _begin[Result](self, what: object, ask: Callable[[], Awaitable[Result]]) -> asyncio.Task[Result]:
+        """Begin to ask, unless the same question is asked already."""
         task = self._under_way.get(what)
         if task is None:
             task = asyncio.ensure_future(_awaited(ask))
             self._under_way[what] = task
             task.add_done_callback(lambda done: self._answered(what, done))
-        answer: Result = await asyncio.shield(task)
-        return answer
+        return task
 
     def _answered(self, what: object, task: asyncio.Task[Any]) -> None:
         self._under_way.pop(what, None)

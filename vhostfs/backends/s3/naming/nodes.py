@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 BLOCK: Final = 512
 
+LOOKUPS_BEFORE_LISTING: Final = 4
+"""How many names are asked for one by one before their directory is listed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
@@ -58,6 +61,7 @@ class Node:
         "known",
         "listed_until",
         "lookups",
+        "lookups_enough",
         "missing",
         "modified",
         "name",
@@ -112,6 +116,8 @@ class Node:
         self.missing: dict[str, float] = {} if kind == stat.S_IFDIR else _NO_NAMES
         self.lookups = 0
         """Of names in it since it was last listed."""
+        self.lookups_enough = LOOKUPS_BEFORE_LISTING
+        """How many of them there are to be before it is listed for more."""
         self.touched: int | None = None
         """When names in it were last changed here; the bucket is not told, as each would be a request."""
 
