@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 NAMES = ("a", "b", "d/a", "d/b", "e/a", "d", "e")
 STEPS = 60
-HISTORIES = 25
+HISTORIES = 20
 
 REFUSALS = {
     errno.ENOENT,
@@ -40,12 +40,12 @@ class _File:
     handle: int
     path: str
     data: bytes
-    base: bytes | None
-    """What the bucket had of it when the program last knew."""
+    known: list[bytes | None]
+    """What the bucket had of it when the program last knew, and what was written since."""
     is_unsaved: bool = False
     """It was written, and neither closed nor renamed since."""
     is_gone: bool = False
-    """It was deleted or replaced by the same program: nobody will find what is written to it."""
+    """It was deleted, replaced or refused: what is written to it is nobody's."""
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class _Program:
 
     async def _create(self, path: str) -> None:
         entry, opened = await self.client.create_at(*await self._place(path), os.O_RDWR, 0o644)
-        self.files.append(_File(entry.nodeid, opened.fh, path, b"", None, is_unsaved=True))
+        self.files.append(_File(entry.nodeid, opened.fh, path, b"", [None, b""], is_unsaved=True))
 
     async def _open(self, path: str) -> None:
         node = await self._node(path)
@@ -93,9 +93,12 @@ class _Program:
         except OSError:
             await self.client.release(node, handle)
             raise
-        file = _File(node, handle, path, data, data)
-        for known in self._same(file):
-            file.base, file.is_unsaved = known.base, known.is_unsaved
+        file = _File(node, handle, path, data, [data])
+        for each in self._same(file):
+            if each.data == data:
+                file.known, file.is_unsaved = list(each.known), each.is_unsaved
+            else:
+                each.is_gone = True
         self.files.append(file)
 
     async def _write(self, file: _File, data: bytes) -> None:
@@ -112,6 +115,7 @@ class _Program:
     def _changed(self, file: _File, data: bytes) -> None:
         for each in self._same(file):
             each.data, each.is_unsaved = data, not each.is_gone
+            each.known.append(data)
 
     def _same(self, file: _File) -> list[_File]:
         return [each for each in self.files if each.node == file.node]
@@ -119,14 +123,18 @@ class _Program:
     async def _flush(self, file: _File, _data: bytes = b"") -> None:
         """Close a descriptor, and see in the bucket what was written, in place of what was known."""
         before = self._in_bucket(file.path)
-        await self.client.flush(file.node, file.handle)
+        try:
+            await self.client.flush(file.node, file.handle)
+        except OSError:  # it was told that it is not there
+            self._forget(file.node)
+            raise
         if file.is_unsaved:
-            assert before in {file.base, file.data}  # a rename that was refused may have saved it
+            assert before in file.known
             assert self._in_bucket(file.path) == file.data
             self.saved += 1
         for each in (file, *self._same(file)):
             if each.is_unsaved:
-                each.base, each.is_unsaved = file.data, False
+                each.known, each.is_unsaved = [file.data], False
 
     def _in_bucket(self, path: str) -> bytes | None:
         found = self.server.bucket.objects.get(path)
@@ -151,17 +159,22 @@ class _Program:
             replaced = await self._node(new)
         except OSError:
             replaced = 0
-        await self.client.rename(f"/{path}", f"/{new}")
+        try:
+            await self.client.rename(f"/{path}", f"/{new}")
+        except OSError:  # it may have saved the file, and others have done what they want with it
+            for file in self.files:
+                file.is_unsaved = file.is_unsaved and file.node != node
+            raise
         if replaced != node:
             self._forget(replaced)
         for file in self.files:
             if file.node == node or file.path.startswith(f"{path}/"):
                 file.path = new + file.path.removeprefix(path)
                 file.is_unsaved = False  # it is in the bucket, or is written under its new name
-                file.base = self._in_bucket(file.path)
+                file.known = [self._in_bucket(file.path), file.data]
 
     def _forget(self, node: int) -> None:
-        """Take note that a file has no name any more."""
+        """Take note that nothing more is promised of a file."""
         for file in self.files:
             if file.node == node:
                 file.is_gone, file.is_unsaved = True, False
