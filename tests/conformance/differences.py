@@ -106,6 +106,11 @@ DIFFERENCES: Final[dict[str, Difference]] = {
         "names that are not UTF-8 are refused with EILSEQ",
         "keys are text",
     ),
+    "reserved-names": Difference(
+        ("s3",),
+        "making `.vhostfs-meta`, `.vhostfs-probe-`... or ...`_$folder$` is refused with EPERM",
+        "these are objects of vhostfs's own, and other programs' way to mark a directory",
+    ),
     "paths-are-keys": Difference(
         ("s3",),
         "what would have a path of more than 1,024 bytes, the mount's `prefix` counted in, is refused with"

@@ -73,6 +73,21 @@ def test_names_are_bytes_of_any_kind(place: Place, name: str) -> None:
     assert place.names() == []
 
 
+@pytest.mark.parametrize("name", [".vhostfs-meta", ".vhostfs-probe-1", "dir_$folder$"])
+def test_no_name_means_more_than_a_file(place: Place, name: str) -> None:
+    if not place.differs("reserved-names"):
+        place.write(name, b"content")
+        place.rename(name, "file")
+        place.rename("file", name)
+        assert place.names() == [name]
+        return
+    place.write("file", b"content")
+    for make in (place.write, place.mkdir, lambda name: place.symlink("x", name)):
+        refused(errno.EPERM, lambda make=make: make(name))  # type: ignore[misc]
+    refused(errno.EPERM, lambda: place.rename("file", name))
+    assert place.names() == ["file"]
+
+
 def test_paths_may_be_long(place: Place) -> None:
     name = "n" * 250
     for depth in range(1, 5):

@@ -12,7 +12,14 @@ from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.naming.attributes import made
 from vhostfs.backends.s3.naming.index import NAME as INDEX
-from vhostfs.backends.s3.naming.namespace import KEY_MAXIMUM, Namespace, first_keys, is_name, is_reserved
+from vhostfs.backends.s3.naming.namespace import (
+    FOLDER,
+    KEY_MAXIMUM,
+    Namespace,
+    first_keys,
+    is_name,
+    is_reserved,
+)
 from vhostfs.backends.s3.naming.nodes import Node
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.siblings import Siblings
@@ -86,8 +93,8 @@ class Operations(Filesystem[Handle]):
             raise refused(errno.ENOENT)
         if not is_name(name):
             raise refused(errno.EILSEQ)
-        if is_reserved(name):
-            raise refused(errno.EPERM)
+        if is_reserved(name) or name.endswith(FOLDER):
+            raise refused(errno.EPERM)  # the next listing would not show it, or show a directory
         if len(self._names.child_key(directory, name).encode()) + 1 > KEY_MAXIMUM:
             raise refused(errno.ENAMETOOLONG)
 
