@@ -105,6 +105,71 @@ async def test_who_writes_to_a_file_that_is_a_link_by_now_is_told(
     assert server.bucket.objects["name"].data == b"target"
 
 
+@pytest.fixture
+async def believing(make_filesystem: MakeFilesystem, server: FakeS3) -> AsyncIterator[Client]:
+    """Return a kernel that has a bucket mounted, and believes for a minute what it has seen there."""
+    for name in ("one", "other"):
+        server.bucket.put(name, DATA, {})
+    async with mount(make_filesystem()) as client:
+        await client.listdir("/")
+        yield client
+
+
+async def _is_told_once(act: Callable[[], Awaitable[object]]) -> None:
+    """Check that what is done to what others have changed is refused, and goes through when tried again."""
+    with pytest.raises(OSError, match=rf"^\[Errno {errno.ESTALE}\]"):
+        await act()
+    await act()
+
+
+async def test_who_deletes_what_others_have_written_is_told_once(believing: Client, server: FakeS3) -> None:
+    """Linux tries again by itself what is ESTALE."""
+    server.bucket.put("one", b"theirs", {})
+    await _is_told_once(lambda: believing.unlink("/one"))
+    assert "one" not in server.bucket.objects
+
+
+async def test_who_renames_what_others_have_written_is_told_once(believing: Client, server: FakeS3) -> None:
+    server.bucket.put("one", b"theirs", {})
+    await _is_told_once(lambda: believing.rename("/one", "/new"))
+    assert server.bucket.objects["new"].data == b"theirs"
+
+
+async def test_who_replaces_what_others_have_written_is_told_once(believing: Client, server: FakeS3) -> None:
+    server.bucket.put("other", b"theirs", {})
+    await _is_told_once(lambda: believing.rename("/one", "/other"))
+    assert server.bucket.objects["other"].data == DATA
+
+
+async def test_who_renames_to_what_others_have_made_is_told_once(believing: Client, server: FakeS3) -> None:
+    server.bucket.put("new", b"theirs", {})
+    await _is_told_once(lambda: believing.rename("/one", "/new"))
+    assert server.bucket.objects["new"].data == DATA
+
+
+async def test_who_changes_attributes_of_what_others_have_written_is_told_once(
+    believing: Client, server: FakeS3
+) -> None:
+    await believing.stat("/one")
+    server.bucket.put("one", b"theirs", {})
+
+    async def change() -> None:
+        await believing.chmod("/one", 0o600)
+        await believing.syncfs()
+
+    await _is_told_once(change)
+    assert server.bucket.objects["one"].headers["x-amz-meta-mode"] == str(stat.S_IFREG | 0o600)
+
+
+async def test_who_writes_again_to_what_others_have_written_is_told_once(
+    believing: Client, server: FakeS3
+) -> None:
+    await believing.read_bytes("/one")
+    server.bucket.put("one", b"theirs", {})
+    await _is_told_once(lambda: believing.write_bytes("/one", b"ours"))
+    assert server.bucket.objects["one"].data == b"ours"
+
+
 async def test_a_file_below_what_is_a_file_by_now_is_in_the_bucket(
     client: Client, server: FakeS3, look: Look
 ) -> None:

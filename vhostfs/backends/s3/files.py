@@ -91,7 +91,7 @@ class FileOperations(Operations):
             count = await self._read(handle, offset, target)
         except ConditionError:
             if handle.answered or handle.contents.changed or handle.node.gone:
-                handle.node.expires = 0.0
+                self._names.doubt(handle.node)
                 raise
             await self._reopen(handle)
             count = await handle.contents.read(offset, target)

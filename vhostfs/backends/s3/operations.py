@@ -177,7 +177,7 @@ class Operations(Filesystem[Handle]):
         except MissingError:
             pass  # gone is what it shall be
         except ConditionError:
-            node.posix = None
+            self._names.doubt(node)
             raise
 
     async def _contents(self, node: Node) -> Contents:

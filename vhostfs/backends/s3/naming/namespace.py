@@ -142,6 +142,14 @@ class Namespace:
         """Take note that what is known of a node is so now."""
         node.expires = monotonic() + self._seconds
 
+    def doubt(self, node: Node) -> None:
+        """Take note that a node's object is not the one that was known: who looks its name up asks again."""
+        node.expires = 0.0
+        if not node.is_local:
+            node.posix = None
+        if node.parent is not None:
+            node.parent.listed_until = 0.0
+
     def wrote(self, node: Node) -> None:
         """Take note that this mount has just written a node's object: what was asked for before is older."""
         self._writes += 1
