@@ -1,7 +1,12 @@
 /* Epoch-based reclamation; the contract is in epoch.h. */
+#define _GNU_SOURCE 1
 #include "epoch.h"
 
 #include <stddef.h>
+#include <time.h>
+
+/* How often it is looked whether readers that are held up have left. */
+#define PAUSE_NANOSECONDS 1000000
 
 void epoch_domain_init(struct epoch_domain *domain)
 {
@@ -151,4 +156,12 @@ void epoch_drain(struct epoch_domain *domain)
 {
     while (atomic_load_explicit(&domain->waiting, memory_order_relaxed))
         epoch_reclaim(domain);
+}
+
+void epoch_wait_for_readers(struct epoch_domain *domain)
+{
+    static const struct timespec pause = {.tv_nsec = PAUSE_NANOSECONDS};
+    epoch_reclaim(domain);
+    if (epoch_crowded(domain))
+        nanosleep(&pause, NULL);
 }

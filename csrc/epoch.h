@@ -52,6 +52,9 @@ void epoch_remove_reader(struct epoch_domain *domain, struct epoch_reader *reade
 void epoch_enter(struct epoch_domain *domain, struct epoch_reader *reader);
 void epoch_leave(struct epoch_domain *domain, struct epoch_reader *reader);
 
+/* Outside, where epoch_crowded says so: reclaim what can be, and sleep for a moment where that was too little. */
+void epoch_wait_for_readers(struct epoch_domain *domain);
+
 /* True where so much waits for a reader that is still inside (in a lookup that the host does not answer) that
  * who would begin something should wait, outside: what is retired meanwhile stays as long as that reader. */
 static inline bool epoch_crowded(const struct epoch_domain *domain)

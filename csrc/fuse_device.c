@@ -4,6 +4,7 @@
 #include "events.h"
 #include "fuse_uring.h"
 #include "fuse_wire.h"
+#include "monotonic.h"
 #include "passthrough.h"
 #include "pool.h"
 #include "queue.h"
@@ -38,8 +39,6 @@
 /* How long all of a stop's parts may take: as for rings (queue_control.c). */
 #define CANCEL_NANOSECONDS 5000000
 #define GRACE_ROUNDS 400
-#define PAUSE_NANOSECONDS 1000000
-#define NANOSECONDS 1000000000U
 
 /* ---- Buffers: a page for headers, then `capacity` bytes ---- */
 
@@ -190,13 +189,6 @@ static void answer(struct fuse_reader *reader, struct request *request, int32_t 
 
 /* ---- The thread ---- */
 
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * NANOSECONDS + (uint64_t)time.tv_nsec;
-}
-
 void fuse_device_await_turn(struct fuse_reader *reader, const struct request *request)
 {
     struct session *session = request->session;
@@ -204,10 +196,9 @@ void fuse_device_await_turn(struct fuse_reader *reader, const struct request *re
     atomic_store(&reader->sleeping, true);
     while (delay > 0 && !atomic_load(&reader->device->stopping)) {
         epoch_enter(&session->epochs, &reader->epoch);
-        delay = session_delay(session, request, now());
+        delay = session_delay(session, request, monotonic_now());
         epoch_leave(&session->epochs, &reader->epoch);
-        struct timespec time = {.tv_sec = (time_t)(delay / NANOSECONDS),
-                                .tv_nsec = (long)(delay % NANOSECONDS)};
+        struct timespec time = monotonic_time(delay);
         if (delay > 0)
             nanosleep(&time, NULL);
     }
@@ -271,14 +262,6 @@ static ssize_t next_request(struct fuse_reader *reader)
     return size;
 }
 
-void fuse_device_wait_for_readers(struct epoch_domain *epochs)
-{
-    static const struct timespec pause = {.tv_nsec = PAUSE_NANOSECONDS};
-    epoch_reclaim(epochs);
-    if (epoch_crowded(epochs))
-        nanosleep(&pause, NULL);
-}
-
 /* Say once that there is no connection any more, whoever of the readers sees it first. */
 static void tell_end(struct fuse_device *device, int error)
 {
@@ -339,7 +322,7 @@ static int pump(struct fuse_device *device, uint32_t most, int epoll_fd, int mil
     struct fuse_reader *reader = &device->readers[0];
     struct epoch_domain *epochs = &device->environment->session->epochs;
     if (epoch_crowded(epochs))
-        fuse_device_wait_for_readers(epochs);
+        epoch_wait_for_readers(epochs);
     int served = 0;
     if (device->together || milliseconds == 0) {
         served = serve_waiting(reader, most);
@@ -409,7 +392,7 @@ static void serve(struct fuse_reader *reader)
     }
     while (!atomic_load(&device->stopping)) {
         if (epoch_crowded(epochs)) {
-            fuse_device_wait_for_readers(epochs);
+            epoch_wait_for_readers(epochs);
             continue;
         }
         size = next_request(reader);
@@ -579,28 +562,16 @@ static void hurry(struct fuse_device *device, uint32_t round)
                     "the file system cannot end: a system call on the share does not return");
 }
 
-static struct timespec next_round(void)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += CANCEL_NANOSECONDS;
-    if (until.tv_nsec >= NANOSECONDS) {
-        until.tv_nsec -= NANOSECONDS;
-        until.tv_sec++;
-    }
-    return until;
-}
-
 /* What is told first, while there is somebody who answers what its writes may wait for: a lock of the kernel's
  * that is held for a request, which is ended if it takes its time. */
 static void end_notifier(struct fuse_device *device)
 {
-    struct timespec until = next_round();
+    struct timespec until = monotonic_after(CANCEL_NANOSECONDS);
     fuse_notifier_end(device->notifier);
     for (uint32_t round = 0; !fuse_notifier_ended(device->notifier, &until); round++) {
         pump_for_notifier(device);
         hurry(device, round);
-        until = next_round();
+        until = monotonic_after(CANCEL_NANOSECONDS);
     }
     fuse_notifier_join(device->notifier);
 }
@@ -608,7 +579,7 @@ static void end_notifier(struct fuse_device *device)
 /* Wait until the readers have ended and all is answered, for a while. */
 static bool await_end(struct fuse_device *device)
 {
-    struct timespec until = next_round();
+    struct timespec until = monotonic_after(CANCEL_NANOSECONDS);
     int waited = 0;
     pthread_mutex_lock(&device->lock);
     while ((device->running > 0 || device->pumping || device->in_flight > 0) && waited == 0)

@@ -84,14 +84,10 @@ uint8_t *fuse_device_take_buffer(struct fuse_device *device);
 void fuse_device_give_buffer(struct fuse_device *device, uint8_t *buffer);
 /* Wait until the limits of its mount let a request go on, or the threads are to end. */
 void fuse_device_await_turn(struct fuse_reader *reader, const struct request *request);
-/* Begin nothing while too much waits to be freed: another thread holds that up. */
-void fuse_device_wait_for_readers(struct epoch_domain *epochs);
 /* The last that a source's thread does. */
 void fuse_device_reader_ended(struct fuse_reader *reader);
 
-/* fuse_reply_room.c: whether nobody waits for an answer to a request. */
-bool fuse_is_unanswered(uint32_t opcode);
-/* A number in the arguments, at an offset; 0 where they end before. */
+/* fuse_reply_room.c: a number in the arguments, at an offset; 0 where they end before. */
 uint32_t fuse_argument_at(const struct request *request, size_t offset);
 /* Bytes of payload that the kernel takes in answer to a request. */
 size_t fuse_reply_room(const struct request *request);

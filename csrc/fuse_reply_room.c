@@ -8,12 +8,6 @@
 #define ROOM_OF_STRUCTURES 4096U
 #define ROOM_OF_LINKS 4095U
 
-bool fuse_is_unanswered(uint32_t opcode)
-{
-    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT ||
-           opcode == FUSE_NOTIFY_REPLY;
-}
-
 uint32_t fuse_argument_at(const struct request *request, size_t offset)
 {
     uint32_t value = 0;

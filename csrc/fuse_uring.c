@@ -398,7 +398,7 @@ static void serve(struct ring_thread *thread)
         commit_answered(thread);
         if (epoch_crowded(epochs)) {
             submit(thread, 0);
-            fuse_device_wait_for_readers(epochs);
+            epoch_wait_for_readers(epochs);
         }
         sleep_in_kernel(thread);
         while (io_ring_has_done(&thread->ring)) {
@@ -486,7 +486,8 @@ static uint32_t possible_processors(void)
         return 0;
     ssize_t size = read(fd, list, sizeof(list) - 1);
     close(fd);
-    return size > 0 ? fuse_rings_count_processors(list) : 0;
+    bool whole = size > 0 && (size_t)size < sizeof(list) - 1;
+    return whole ? fuse_rings_count_processors(list) : 0;
 }
 
 static void free_thread(struct ring_thread *thread)
@@ -536,7 +537,6 @@ static int start_thread(struct fuse_rings *rings, struct ring_thread *thread, ui
 }
 
 /* Start the threads, and wait until each has its ring. 0 or a negative errno. */
-/* 0 or a negative errno. */
 static int start_threads(struct fuse_rings *rings)
 {
     uint32_t count = thread_count(rings);

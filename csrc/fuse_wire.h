@@ -3,6 +3,7 @@
  */
 #pragma once
 #include <assert.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define FUSE_KERNEL_VERSION 7
@@ -65,6 +66,13 @@ enum fuse_opcode {
     FUSE_COPY_FILE_RANGE_64 = 53,
     FUSE_OPCODES = 54, /* one past the last */
 };
+
+/* Whether nobody waits for an answer: not even an error may be written where one would be. */
+static inline bool fuse_is_unanswered(uint32_t opcode)
+{
+    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT ||
+           opcode == FUSE_NOTIFY_REPLY;
+}
 
 /* INIT flags that the data plane acts on; all others are only echoed where Python's table takes them. */
 #define FUSE_INIT_ATOMIC_O_TRUNC (1ULL << 3)

@@ -134,12 +134,6 @@ static void free_copies(struct request *requests)
 
 /* ---- From the rings ---- */
 
-/* Unanswered requests need no token. */
-static bool is_answered(uint32_t opcode)
-{
-    return opcode != FUSE_FORGET && opcode != FUSE_BATCH_FORGET && opcode != FUSE_INTERRUPT;
-}
-
 static int submit(struct filesystem *filesystem, struct request *request)
 {
     struct vhostfs_handoff *handoff = handoff_of(filesystem);
@@ -205,7 +199,7 @@ static void cancel(struct filesystem *filesystem, const void *source, bool all)
             continue;
         slot->cancelled = true;
         any = true;
-        if (is_answered(request->in.opcode))
+        if (!fuse_is_unanswered(request->in.opcode))
             note(handoff, VHOSTFS_HANDOFF_CANCEL, token_of(handoff, slot), 0);
     }
     bool first = any && wakes(handoff);
@@ -221,7 +215,7 @@ static void complete_each(struct request *requests, int32_t result)
         struct request *request = requests;
         requests = request->next;
         request->next = NULL;
-        request->result = is_answered(request->in.opcode) ? result : REQUEST_NO_REPLY;
+        request->result = fuse_is_unanswered(request->in.opcode) ? REQUEST_NO_REPLY : result;
         request->complete(request);
     }
 }
@@ -404,7 +398,7 @@ static size_t take_one(struct vhostfs_handoff *handoff, uint8_t *to, size_t size
     struct handoff_slot *slot = &handoff->slots[handoff->oldest];
     struct request *request = slot->request;
     struct vhostfs_handoff_record record = {.kind = slot->kind, .token = slot->value, .room = slot->extra};
-    bool answered = request != NULL && is_answered(request->in.opcode);
+    bool answered = request != NULL && !fuse_is_unanswered(request->in.opcode);
     size_t used = sizeof(record);
     if (request != NULL) {
         record.token = answered ? token_of(handoff, slot) : 0;

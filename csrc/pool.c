@@ -1,15 +1,15 @@
 /* The pool; the contract is in pool.h. */
 #define _GNU_SOURCE 1
 #include "pool.h"
+#include "monotonic.h"
 #include "passthrough.h"
 #include "session.h"
 #include "threads.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
-#define IDLE_SECONDS 5
+#define IDLE_NANOSECONDS 5000000000U
 
 struct pool_thread {
     struct epoch_reader reader;
@@ -51,9 +51,7 @@ void pool_destroy(struct pool *pool)
 /* Under the lock: the oldest request, waited for; NULL when this thread is to end. */
 static struct request *take(struct pool *pool)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += IDLE_SECONDS;
+    struct timespec until = monotonic_after(IDLE_NANOSECONDS);
     int waited = 0;
     while (pool->oldest == NULL && !pool->stopping && waited != ETIMEDOUT) {
         pool->idle++;

@@ -4,6 +4,7 @@
 #include "queue.h"
 #include "dirty_log.h"
 #include "events.h"
+#include "monotonic.h"
 #include "passthrough.h"
 #include "pool.h"
 #include "session.h"
@@ -18,7 +19,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 /* Chains returned together when many wait, and requests between two looks at the settings. */
@@ -32,8 +32,6 @@
 /* The longest that a request waits before it is asked for again how long it has to. */
 #define DELAY_MILLISECONDS 1000
 #define KICK_READS 16
-/* How often it is looked whether readers that are held up have left. */
-#define READERS_NANOSECONDS 1000000
 
 /* What a thread needs once, however many requests it serves. */
 struct queue_scratch {
@@ -55,13 +53,6 @@ struct batch {
     uint64_t since; /* of the first; known where the limit is more than one */
     struct returned chains[BATCH_RETURNS];
 };
-
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000U + (uint64_t)time.tv_nsec;
-}
 
 /* ---- Telling ---- */
 
@@ -226,9 +217,9 @@ static void stage(struct queue *queue, struct batch *batch, const struct request
     batch->chains[batch->count++] = (struct returned){
         .head = request->chain.head, .slots = request->chain.slots, .length = request->used_length};
     if (batch->count == 1 && batch->limit > 1)
-        batch->since = now();
+        batch->since = monotonic_now();
     else if (batch->count >= batch->limit ||
-             (batch->count % BATCH_LOOKS == 0 && now() - batch->since > BATCH_NANOSECONDS))
+             (batch->count % BATCH_LOOKS == 0 && monotonic_now() - batch->since > BATCH_NANOSECONDS))
         flush(queue, batch);
 }
 
@@ -337,7 +328,7 @@ static bool answer(struct queue *queue, struct request *request, bool faulty)
 {
     int32_t result = request_begin(request, queue->scratch->arguments);
     if (atomic_load_explicit(&request->session->limited, memory_order_relaxed) && result == 0 && !faulty) {
-        queue->delay = session_delay(request->session, request, now());
+        queue->delay = session_delay(request->session, request, monotonic_now());
         if (queue->delay > 0)
             return false;
     }
@@ -502,7 +493,7 @@ static bool poll_ring(struct queue *queue)
     uint64_t window = polling_window(&queue->polling);
     if (window == 0)
         return false;
-    uint64_t until = now() + window;
+    uint64_t until = monotonic_now() + window;
     do {
         for (int i = 0; i < 16; i++) {
             if (virtqueue_has(&queue->ring) || interrupted(queue) || has_done_transfers(queue)) {
@@ -512,7 +503,7 @@ static bool poll_ring(struct queue *queue)
             relax();
         }
         sched_yield();
-    } while (now() < until);
+    } while (monotonic_now() < until);
     return false;
 }
 
@@ -559,11 +550,11 @@ static void idle(struct queue *queue)
     if (poll_ring(queue))
         return;
     bool measured = queue->polling.most > 0;
-    uint64_t before = measured ? now() : 0;
+    uint64_t before = measured ? monotonic_now() : 0;
     if (!virtqueue_enable_notifications(&queue->ring))
         sleep_until_kicked(queue);
     if (measured)
-        polling_slept(&queue->polling, now() - before);
+        polling_slept(&queue->polling, monotonic_now() - before);
     virtqueue_disable_notifications(&queue->ring);
 }
 
@@ -580,15 +571,6 @@ static bool still_throttled(struct queue *queue)
     return queue->throttled;
 }
 
-/* Begin nothing while too much waits to be freed: another thread of this guest's holds that up. */
-static void wait_for_readers(struct epoch_domain *epochs)
-{
-    static const struct timespec pause = {.tv_nsec = READERS_NANOSECONDS};
-    epoch_reclaim(epochs);
-    if (epoch_crowded(epochs))
-        nanosleep(&pause, NULL);
-}
-
 static void serve(struct queue *queue)
 {
     struct epoch_domain *epochs = &queue->environment->session->epochs;
@@ -602,7 +584,7 @@ static void serve(struct queue *queue)
         if (!queue->running || queue->delay > 0 || !still_mapped(queue) || still_throttled(queue))
             sleep_until_kicked(queue);
         else if (epoch_crowded(epochs))
-            wait_for_readers(epochs);
+            epoch_wait_for_readers(epochs);
         else if (!serve_batch(queue) && queue->running)
             idle(queue);
     }

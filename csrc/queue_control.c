@@ -1,6 +1,7 @@
 /* The settings of a queue, and the life of its thread; the contract is in queue.h. */
 #define _GNU_SOURCE 1
 #include "events.h"
+#include "monotonic.h"
 #include "pool.h"
 #include "queue.h"
 #include "session.h"
@@ -13,7 +14,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 /* While a ring ends, sleeping lock requests are told so again and again, each of these; others only after the
@@ -145,13 +145,7 @@ void queue_begin_end(struct queue *queue)
 /* Wait until the thread is done and all is answered, for a while. Under used_lock. */
 static bool await_end(struct queue *queue)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += CANCEL_NANOSECONDS;
-    if (until.tv_nsec >= 1000000000) {
-        until.tv_nsec -= 1000000000;
-        until.tv_sec++;
-    }
+    struct timespec until = monotonic_after(CANCEL_NANOSECONDS);
     int waited = 0;
     while ((!queue->ended || queue->in_flight > 0) && waited == 0)
         waited = pthread_cond_timedwait(&queue->answered, &queue->used_lock, &until);

@@ -1,23 +1,22 @@
 /* Token buckets; the contract is in rate_limit.h. */
 #define _GNU_SOURCE 1
 #include "rate_limit.h"
+#include "monotonic.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
-#define SECOND 1000000000ULL
 /* Whoever waits sleeps in whole milliseconds: a bucket that holds less than a few of them would lose some. */
 #define SHORTEST_BURST 10000000ULL
 /* Fastest and slowest rates that are told apart: a token a nanosecond; one in half an hour. */
 #define LARGEST_RATE 1000000000000ULL
-#define LONGEST_BURST (3600 * SECOND)
+#define LONGEST_BURST (3600 * NANOSECONDS_A_SECOND)
 
 /* How long refilling takes, at least a nanosecond unless it is nothing: a hundred years at most. */
 static uint64_t refilling(uint64_t rate, uint64_t tokens)
 {
-    unsigned __int128 nanoseconds = (unsigned __int128)tokens * SECOND / rate;
-    const uint64_t most = 100ULL * 365 * 86400 * SECOND;
+    unsigned __int128 nanoseconds = (unsigned __int128)tokens * NANOSECONDS_A_SECOND / rate;
+    const uint64_t most = 100ULL * 365 * 86400 * NANOSECONDS_A_SECOND;
     return nanoseconds > most ? most : (uint64_t)nanoseconds;
 }
 
@@ -105,9 +104,7 @@ void rate_limit_pay(struct vhostfs_rate_limit *limit, uint64_t now, uint64_t byt
 
 uint64_t vhostfs_rate_limit_take(vhostfs_rate_limit *limit, uint64_t bytes)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    uint64_t now = (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec;
+    uint64_t now = monotonic_now();
     uint64_t wait = rate_limit_wait(limit, now);
     if (wait == 0)
         rate_limit_pay(limit, now, bytes);

@@ -280,13 +280,6 @@ static int32_t call(struct request *request, operation *answer)
     return result == REQUEST_NO_DESCRIPTORS ? -ENFILE : result;
 }
 
-/* Requests that nobody waits for: not even an error may be written into their descriptors. */
-static bool never_answered(uint32_t opcode)
-{
-    return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT ||
-           opcode == FUSE_NOTIFY_REPLY;
-}
-
 void session_cancel(struct session *session, const void *source, bool all)
 {
     pthread_mutex_lock(&session->lock); /* none is removed meanwhile */
@@ -364,7 +357,7 @@ int32_t session_dispatch(struct session *session, struct request *request)
     if (opcode == FUSE_INIT)
         return answer_init(session, request);
     if (atomic_load_explicit(&session->minor, memory_order_acquire) == 0) {
-        if (never_answered(opcode))
+        if (fuse_is_unanswered(opcode))
             return REQUEST_NO_REPLY;
         return opcode == FUSE_DESTROY ? 0 : -EIO;
     }
@@ -381,9 +374,9 @@ int32_t session_dispatch(struct session *session, struct request *request)
     }
     request->filesystem = session_find(session, nodeid_mount(request->in.nodeid));
     if (request->filesystem == NULL)
-        return never_answered(opcode) ? REQUEST_NO_REPLY : -ESTALE;
+        return fuse_is_unanswered(opcode) ? REQUEST_NO_REPLY : -ESTALE;
     operation *answer = opcode < FUSE_OPCODES ? request->filesystem->operations[opcode] : NULL;
     if (answer == NULL)
-        return never_answered(opcode) ? REQUEST_NO_REPLY : -ENOSYS;
+        return fuse_is_unanswered(opcode) ? REQUEST_NO_REPLY : -ENOSYS;
     return call(request, answer);
 }
