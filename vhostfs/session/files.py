@@ -143,9 +143,8 @@ def _opening(parts: Parts) -> dict[int, Operation]:
     if "open" not in parts.implemented:
         opens = Operation(0, begin_open_without_handle, finish_open_without_handle, False, "open")
     create = _operation(parts, "create", _CREATE_IN.size, begin_create, finish_create)
-    release = Operation(
-        _RELEASE_IN.size, begin_release, empty, releases and is_asynchronous(filesystem.release), "release"
-    )
+    # Not every request leads to the method: what it leads to is looked at each time.
+    release = Operation(_RELEASE_IN.size, begin_release, empty, False, "release")
     return {
         Opcode.OPEN: opens,
         Opcode.CREATE: create,

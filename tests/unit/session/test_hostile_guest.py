@@ -9,13 +9,13 @@ from collections.abc import Buffer
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.unit.session.everything import Everything, later
 from vhostfs.fuse_abi.flags import InitFlags
 from vhostfs.fuse_abi.opcodes import UNANSWERED, Opcode
-from vhostfs.session import RecordKind, Session
+from vhostfs.session import RecordKind, Session, State
 from vhostfs.session.channel import RECORD
 from vhostfs.testing import MemoryChannel
 
@@ -74,6 +74,9 @@ async def played(kind: Any, steps: list[Any], mount: int) -> None:
     session = Session(filesystem, channel, mount=mount)
     channel.connect(session.receive)
     channel.record(int(session.init_flags & ~InitFlags.INIT_RESERVED), RecordKind.BEGIN, room=45)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert session.state is State.SERVING
     tokens: list[int] = []
     for number, step in enumerate(steps):
         if step == "begin":
@@ -98,10 +101,12 @@ async def played(kind: Any, steps: list[Any], mount: int) -> None:
     channel.record(0, RecordKind.END)
     await asyncio.wait_for(session.close(), 30)
     assert channel.answers == Counter(tokens)
+    assert session.faults == 0, "what a guest sends is no fault of the file system's"
     assert not filesystem.handles
 
 
 @pytest.mark.parametrize("kind", [Everything, later(Everything)], ids=["def", "async def"])
+@example(steps=[(int(Opcode.RELEASE), 1, words([0, 0, 0]), 16, 0)], mount=0)
 @given(steps=STEPS, mount=st.sampled_from([0, 0, 0, 7]))
 def test_every_request_is_answered_exactly_once(kind: Any, steps: list[Any], mount: int) -> None:
     asyncio.run(played(kind, steps, mount))
