@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ def as_user(uid: int, act: Callable[[], None]) -> None:
 
     /dev/fuse is for everybody there, as most machines have it.
     """
+    _await_ended_threads()
     child = os.fork()
     if child == 0:
         status = 1
@@ -34,6 +37,18 @@ def as_user(uid: int, act: Callable[[], None]) -> None:
             sys.stderr.flush()
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def _await_ended_threads() -> None:
+    """Wait, for a moment, until threads that have been joined have left the process, too, which tells nobody.
+
+    A fork amid the last steps of one may take a lock of the sanitizer's allocator along, which nobody opens.
+    """
+    for _ in range(500):
+        known = {str(thread.native_id) for thread in threading.enumerate()}
+        if all(task.name in known for task in Path("/proc/self/task").iterdir()):
+            break
+        time.sleep(0.001)
 
 
 def _offer_fuse() -> None:
