@@ -15,15 +15,13 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, rule
 
 from tests.conformance.histories import (
-    INDEXES,
     LENGTHS,
     LONG_AGO,
     OFFSETS,
     PATHS,
-    RANGE_MODES,
     Histories,
     agreed,
     outcome,
@@ -33,15 +31,20 @@ from tests.conformance.place import Place
 from vhostfs.backends.s3.options import Metadata
 from vhostfs.backends.s3.writing.scheduling import Write
 
-ATTRIBUTES = st.sampled_from(["user.a", "user.ü", "trusted.a", "security.a", "nowhere.a"])
-VALUES = st.sampled_from([b"", b"1", b"\xff\0" * 50])
-"""Few and short enough for what an object has room for."""
-
 
 class BucketHistories(Histories):
     """A bucket goes as a directory does."""
 
     exact: ClassVar[bool] = False
+    attribute_names: ClassVar[st.SearchStrategy[str]] = st.sampled_from(
+        ["user.a", "user.ü", "trusted.a", "security.a", "nowhere.a"]
+    )
+    attribute_values: ClassVar[st.SearchStrategy[bytes]] = st.sampled_from([b"", b"1", b"\xff\0" * 50])
+    """Few and short enough for what an object has room for."""
+    rename_flags: ClassVar[st.SearchStrategy[int]] = st.sampled_from([0, 0, 0, 1])
+    sizes: ClassVar[st.SearchStrategy[int]] = OFFSETS
+    write_offsets: ClassVar[st.SearchStrategy[int]] = OFFSETS
+    range_lengths: ClassVar[st.SearchStrategy[int]] = st.one_of(LENGTHS, st.sampled_from([0]))
     metadata: ClassVar[Metadata] = Metadata.LAZY
     seconds: ClassVar[float] = 60.0
 
@@ -87,38 +90,6 @@ class BucketHistories(Histories):
 
     def copy(self, source: int, sink: int, offset: int, sink_offset: int, length: int) -> None:
         """Leave it to the kernel, which copies by reading and writing."""
-
-    @rule(path=PATHS, new_path=PATHS, flags=st.sampled_from([0, 0, 0, 1]))
-    def rename(self, path: str, new_path: str, flags: int) -> None:
-        self.both(lambda place: place.rename(path, new_path, flags))
-
-    @rule(path=PATHS, name=ATTRIBUTES, value=VALUES, flags=st.sampled_from([0, 0, 1, 2]))
-    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        self.both(lambda place: place.setxattr(path, name, value, flags))
-
-    @rule(path=PATHS, size=OFFSETS)
-    def truncate(self, path: str, size: int) -> None:
-        super().truncate(path, size)
-
-    @precondition(lambda self: bool(self.files))
-    @rule(index=INDEXES, offset=OFFSETS, length=LENGTHS, byte=st.sampled_from(b"xyz"))
-    def write(self, index: int, offset: int, length: int, byte: int) -> None:
-        super().write(index, offset, length, byte)
-
-    @precondition(lambda self: bool(self.files))
-    @rule(index=INDEXES, size=OFFSETS)
-    def ftruncate(self, index: int, size: int) -> None:
-        super().ftruncate(index, size)
-
-    @precondition(lambda self: bool(self.files))
-    @rule(
-        index=INDEXES,
-        mode=st.sampled_from(RANGE_MODES),
-        offset=OFFSETS,
-        length=st.one_of(LENGTHS, st.sampled_from([0])),
-    )
-    def fallocate(self, index: int, mode: int, offset: int, length: int) -> None:
-        super().fallocate(index, mode, offset, length)
 
     # ---- What is seen ----
 

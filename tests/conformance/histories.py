@@ -50,6 +50,11 @@ TARGETS = ("/dev/null", "/" * 200 + "dev/null")
 """Where links lead: to a file, so that no path leads through one."""
 
 
+def drawn(name: str) -> st.SearchStrategy[Any]:
+    """Draw from what the histories that run have by a name: one kind of places may take less than another."""
+    return st.runner().flatmap(lambda histories: getattr(histories, name))
+
+
 def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
     """Return what a call returns, or its errno by name."""
     try:
@@ -105,6 +110,15 @@ class Histories(RuleBasedStateMachine):
 
     exact: ClassVar[bool] = True
     """Whether space and holes are compared too."""
+
+    attribute_names: ClassVar[st.SearchStrategy[str]] = ATTRIBUTES
+    attribute_values: ClassVar[st.SearchStrategy[bytes]] = VALUES
+    rename_flags: ClassVar[st.SearchStrategy[int]] = RENAMES
+    sizes: ClassVar[st.SearchStrategy[int]] = SIZES
+    write_offsets: ClassVar[st.SearchStrategy[int]] = st.one_of(OFFSETS, OFFSETS, FAR)
+    range_lengths: ClassVar[st.SearchStrategy[int]] = st.one_of(
+        LENGTHS, st.sampled_from([0, 1 << 40, 1 << 62])
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +210,7 @@ class Histories(RuleBasedStateMachine):
     def rmdir(self, path: str) -> None:
         self.both(lambda place: place.rmdir(path))
 
-    @rule(path=PATHS, new_path=PATHS, flags=RENAMES)
+    @rule(path=PATHS, new_path=PATHS, flags=drawn("rename_flags"))
     def rename(self, path: str, new_path: str, flags: int) -> None:
         self.both(lambda place: place.rename(path, new_path, flags))
 
@@ -216,19 +230,24 @@ class Histories(RuleBasedStateMachine):
     def utime(self, path: str) -> None:
         self.both(lambda place: place.utime(path, LONG_AGO, LONG_AGO))
 
-    @rule(path=PATHS, name=ATTRIBUTES, value=VALUES, flags=st.sampled_from([0, 0, 1, 2]))
+    @rule(
+        path=PATHS,
+        name=drawn("attribute_names"),
+        value=drawn("attribute_values"),
+        flags=st.sampled_from([0, 0, 1, 2]),
+    )
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         self.both(lambda place: place.setxattr(path, name, value, flags))
 
-    @rule(path=PATHS, name=ATTRIBUTES)
+    @rule(path=PATHS, name=drawn("attribute_names"))
     def getxattr(self, path: str, name: str) -> None:
         self.both(lambda place: place.getxattr(path, name))
 
-    @rule(path=PATHS, name=ATTRIBUTES)
+    @rule(path=PATHS, name=drawn("attribute_names"))
     def removexattr(self, path: str, name: str) -> None:
         self.both(lambda place: place.removexattr(path, name))
 
-    @rule(path=PATHS, size=SIZES)
+    @rule(path=PATHS, size=drawn("sizes"))
     def truncate(self, path: str, size: int) -> None:
         # To the size that it has is a change on tmpfs where the file has pages, and none where it has not.
         if not self.is_link(path) and outcome(lambda: self.real.stat(path).size) != ("returned", size):
@@ -253,19 +272,17 @@ class Histories(RuleBasedStateMachine):
             file.close()
 
     @precondition(lambda self: bool(self.files))
-    @rule(
-        index=INDEXES, offset=st.one_of(OFFSETS, OFFSETS, FAR), length=LENGTHS, byte=st.sampled_from(b"xyz")
-    )
+    @rule(index=INDEXES, offset=drawn("write_offsets"), length=LENGTHS, byte=st.sampled_from(b"xyz"))
     def write(self, index: int, offset: int, length: int, byte: int) -> None:
         self.with_file(index, lambda file: file.write(bytes([byte]) * length, offset))
 
     @precondition(lambda self: bool(self.files))
-    @rule(index=INDEXES, offset=SIZES, length=LENGTHS)
+    @rule(index=INDEXES, offset=drawn("sizes"), length=LENGTHS)
     def read(self, index: int, offset: int, length: int) -> None:
         self.with_file(index, lambda file: file.read(length, offset))
 
     @precondition(lambda self: bool(self.files))
-    @rule(index=INDEXES, size=SIZES)
+    @rule(index=INDEXES, size=drawn("sizes"))
     def ftruncate(self, index: int, size: int) -> None:
         self.with_file(index, lambda file: file.truncate(size))
 
@@ -273,8 +290,8 @@ class Histories(RuleBasedStateMachine):
     @rule(
         index=INDEXES,
         mode=st.sampled_from(RANGE_MODES),
-        offset=SIZES,
-        length=st.one_of(LENGTHS, st.sampled_from([0, 1 << 40, 1 << 62])),
+        offset=drawn("sizes"),
+        length=drawn("range_lengths"),
     )
     def fallocate(self, index: int, mode: int, offset: int, length: int) -> None:
         self.with_file(index, lambda file: file.fallocate(mode, offset, length))
