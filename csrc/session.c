@@ -328,7 +328,7 @@ static int32_t answer_destroy(struct session *session, struct request *request)
  * the last of those that are asked outside of the rings' threads. */
 static int32_t tell_all(struct session *session, struct request *request)
 {
-    int32_t result = REQUEST_NO_REPLY;
+    struct filesystem *taker = NULL;
     struct mount_tree *tree = atomic_load_explicit(&session->tree, memory_order_acquire);
     if (tree != NULL && request->in.opcode == FUSE_BATCH_FORGET)
         mount_tree_forget(tree, request);
@@ -343,12 +343,12 @@ static int32_t tell_all(struct session *session, struct request *request)
             tell(request);
             continue;
         }
-        if (result == REQUEST_WOULD_SLEEP)
-            request->filesystem->submit_copy(request->filesystem, request);
-        request->filesystem = filesystem;
-        result = REQUEST_WOULD_SLEEP;
+        if (taker != NULL)
+            taker->submit_copy(taker, request);
+        taker = filesystem;
     }
-    return result;
+    request->filesystem = taker;
+    return taker != NULL ? REQUEST_WOULD_SLEEP : REQUEST_NO_REPLY;
 }
 
 int32_t session_dispatch(struct session *session, struct request *request)

@@ -105,10 +105,25 @@ static int32_t mock_forget(struct request *request)
     return REQUEST_NO_REPLY;
 }
 
+static _Atomic uint32_t batches_of_forgets;
+
+static int32_t mock_batch_forget(struct request *request)
+{
+    (void)request;
+    atomic_fetch_add(&batches_of_forgets, 1);
+    return REQUEST_NO_REPLY;
+}
+
+uint32_t mock_batches_of_forgets(void)
+{
+    return atomic_exchange(&batches_of_forgets, 0);
+}
+
 static operation *const mock_operations[FUSE_OPCODES] = {
-    [FUSE_GETATTR] = mock_getattr,   [FUSE_READ] = mock_read,     [FUSE_WRITE] = mock_write,
-    [FUSE_FSYNC] = mock_fsync,       [FUSE_SETLKW] = mock_setlkw, [FUSE_FORGET] = mock_forget,
-    [FUSE_READLINK] = mock_readlink,
+    [FUSE_GETATTR] = mock_getattr,   [FUSE_READ] = mock_read,
+    [FUSE_WRITE] = mock_write,       [FUSE_FSYNC] = mock_fsync,
+    [FUSE_SETLKW] = mock_setlkw,     [FUSE_FORGET] = mock_forget,
+    [FUSE_READLINK] = mock_readlink, [FUSE_BATCH_FORGET] = mock_batch_forget,
 };
 
 static void mock_begin(struct filesystem *filesystem, uint64_t flags)
@@ -134,6 +149,11 @@ static struct filesystem *make_mock(void)
     *made = (struct filesystem){
         .operations = mock_operations, .begin = mock_begin, .end = mock_end, .destroy = mock_destroy};
     return made;
+}
+
+void guest_mount_mock(struct guest *guest, uint16_t mount)
+{
+    CHECK_EQUAL(session_mount(&guest->device->session, mount, make_mock()), 0);
 }
 
 uint32_t mock_sleeping(void)
@@ -184,7 +204,7 @@ void guest_create(struct guest *guest, const struct guest_options *options)
     struct vhostfs_session_options session = {
         .init_flags = UINT64_MAX, .max_write = 1 << 20, .max_readahead = 1 << 20, .max_pages = 256};
     CHECK_EQUAL(vhostfs_device_create(&device, &session, &guest->device), 0);
-    CHECK_EQUAL(session_mount(&guest->device->session, 0, make_mock()), 0);
+    guest_mount_mock(guest, 0);
     CHECK_EQUAL(vhostfs_device_set_features(guest->device, options->features | VHOST_USER_FEATURE_PROTOCOL),
                 0);
     struct vhostfs_region region = guest_region(guest, 0, guest->size);

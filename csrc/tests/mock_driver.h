@@ -8,7 +8,7 @@
  *             the stop of the ring ends, where that cannot be
  *   FSYNC     sleeps on the pool until mock_wake
  *   SETLKW    sleeps on the pool until it is interrupted, or the ring stopped: EINTR
- *   FORGET    no reply
+ *   FORGET    no reply; BATCH_FORGET likewise, and is counted
  */
 #pragma once
 #include "../core.h"
@@ -130,6 +130,11 @@ void driver_init(struct driver *driver);
 
 #define MOCK_PIECE 8
 extern _Atomic int mock_pipe; /* the end that is read; the test's */
+
+/* One more of these in a guest's device, which takes it. */
+void guest_mount_mock(struct guest *guest, uint16_t mount);
+/* How many BATCH_FORGETs the mock file systems were asked for since this was asked last. */
+uint32_t mock_batches_of_forgets(void);
 
 /* The mock file system's sleepers: how many there are now, and wake one. */
 uint32_t mock_sleeping(void);

@@ -101,6 +101,40 @@ static void what_python_does_not_serve_is_enosys_and_other_mounts_are_native(voi
     handed_finish();
 }
 
+static void a_batch_of_forgets_reaches_each_mount_once_also_behind_native_ones(void)
+{
+    for (int others = 0; others < 2; others++) {
+        guest_create(&handed_guest, &(struct guest_options){.size = 8 << 20, .queues = 3, .pool_threads = 1});
+        vhostfs_handoff *last = NULL;
+        CHECK_EQUAL(vhostfs_device_mount_handoff(handed_guest.device, MOUNT, SERVED, &handoff), 0);
+        guest_mount_mock(&handed_guest, MOUNT + 1);
+        if (others > 0)
+            CHECK_EQUAL(vhostfs_device_mount_handoff(handed_guest.device, MOUNT + 2, SERVED, &last), 0);
+        driver_create(&handed_driver, &handed_guest, RING, &(struct driver_options){.size = 64});
+        driver_init(&handed_driver);
+        mock_batches_of_forgets();
+        struct fuse_batch_forget_in none = {0};
+        handed_ask_with(FUSE_BATCH_FORGET, &none, sizeof(none), 0);
+        batch_used = batch_position = 0;
+        handed_take_kind(VHOSTFS_HANDOFF_BEGIN);
+        CHECK_EQUAL(handed_take_request(FUSE_BATCH_FORGET), 0);
+        CHECK(handed_nothing_to_take());
+        if (others > 0) {
+            vhostfs_handoff_close(handoff);
+            handoff = last;
+            batch_used = batch_position = 0;
+            handed_take_kind(VHOSTFS_HANDOFF_BEGIN);
+            CHECK_EQUAL(handed_take_request(FUSE_BATCH_FORGET), 0);
+        }
+        uint16_t id = 0;
+        uint32_t length = 1;
+        driver_await(&handed_driver, &id, &length);
+        CHECK_EQUAL(length, 0);
+        CHECK_EQUAL(mock_batches_of_forgets(), 2); /* of mounts 0 and MOUNT + 1 */
+        handed_finish();
+    }
+}
+
 static void forgets_get_no_answer_and_go_back_when_they_are_taken(void)
 {
     handed_begin();
@@ -426,6 +460,7 @@ int main(void)
     PROMISE(requests_come_as_the_guest_wrote_them_and_are_answered_in_any_order);
     PROMISE(the_guest_sees_answers_when_they_are_flushed);
     PROMISE(what_python_does_not_serve_is_enosys_and_other_mounts_are_native);
+    PROMISE(a_batch_of_forgets_reaches_each_mount_once_also_behind_native_ones);
     PROMISE(forgets_get_no_answer_and_go_back_when_they_are_taken);
     PROMISE(interrupts_and_batches_of_forgets_reach_every_mount_that_wants_them);
     PROMISE(a_batch_has_whole_records_and_no_more_than_asked_for);
