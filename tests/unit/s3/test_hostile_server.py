@@ -19,10 +19,11 @@ import pytest
 from tests.fake_s3.faults import Kind
 from tests.fake_s3.requests import Answer
 from tests.fake_s3.server import FakeS3
-from tests.unit.s3.conftest import MakeFilesystem
+from tests.unit.s3.conftest import MakeClient, MakeFilesystem
 from vhostfs.backends.s3.client.retrying import RetryBudget, RetryOptions, wanted_delay
 from vhostfs.backends.s3.naming import namespace
 from vhostfs.backends.s3.options import Metadata
+from vhostfs.backends.s3.store import BrokenAnswerError
 from vhostfs.testing import Client, mount
 
 pytestmark = pytest.mark.anyio
@@ -336,6 +337,67 @@ async def test_a_listing_that_never_ends_is_an_error(
     async with asyncio.timeout(60):
         await _refused(client.listdir("/"))
     assert server.requests[LIST] <= 250
+
+
+@pytest.mark.parametrize("marker", ["{count}", "7", "7" * 10_000], ids=["ever-new", "same", "long"])
+@pytest.mark.parametrize(
+    ("operation", "inner"),
+    [
+        (
+            "ListParts",
+            "<NextPartNumberMarker>{marker}</NextPartNumberMarker>"
+            "<Part><PartNumber>1</PartNumber><ETag>e</ETag><Size>1</Size></Part>",
+        ),
+        ("ListParts", "<Part><PartNumber>" + "9" * 5000 + "</PartNumber><ETag>e</ETag><Size>1</Size></Part>"),
+        (
+            "ListMultipartUploads",
+            "<NextKeyMarker>{marker}</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker>",
+        ),
+    ],
+    ids=["parts", "numbers", "uploads"],
+)
+async def test_what_is_told_of_uploads_is_bounded(
+    make_client: MakeClient, server: FakeS3, operation: str, inner: str, marker: str
+) -> None:
+    """A listing that never ends is an error, and so is a number that none is."""
+    store = make_client(attempts=1)
+    upload = await store.upload_begin("file")
+    count = 0
+
+    def change(found: Answer) -> None:
+        nonlocal count
+        count += 1
+        told = inner.format(marker=marker.format(count=count))
+        found.body = f"<{operation}Result><IsTruncated>true</IsTruncated>{told}</{operation}Result>".encode()
+
+    _rewriting(server, operation, change)
+    with pytest.raises(BrokenAnswerError):
+        await (store.upload_parts("file", upload) if operation == "ListParts" else store.uploads())
+    assert server.requests[operation] <= 200
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rdev", "9999999999"),
+        ("mode", "9999999999"),
+        ("uid", "9999999999"),
+        ("mtime", "999999999999.999999999"),
+        ("mtime", "-999999999999"),
+        ("atime", "9" * 400),
+        ("xattr", "%7B%22%22%3A%20%22%22%7D"),
+        ("file-permissions", "7777777"),
+    ],
+)
+async def test_metadata_that_no_file_has_is_no_obstacle(
+    make_filesystem: MakeFilesystem, server: FakeS3, name: str, value: str
+) -> None:
+    """Neither to look at the file, nor to list its directory."""
+    server.bucket.put("file", DATA, {f"x-amz-meta-{name}": value})
+    for metadata in Metadata:
+        async with mount(make_filesystem(metadata=metadata)) as client:
+            assert len(await client.entries("/", plus=True)) >= 1
+            assert (await client.stat("/file")).size == len(DATA)
 
 
 async def test_an_index_that_is_none_is_done_without(make_filesystem: MakeFilesystem, server: FakeS3) -> None:

@@ -47,6 +47,10 @@ REWRITE_MAXIMUM: Final = 8 << 20
 """The largest object that is written anew where only its headers change."""
 
 
+PAGES_MAXIMUM: Final = 100
+"""The most pages of a listing of parts, or of uploads."""
+
+
 class S3Client:
     """An ObjectStore on a bucket of S3. For one event loop, on which it is first used."""
 
@@ -371,6 +375,7 @@ class S3Client:
         """Return the parts that were written so far (ListParts)."""
         found: list[Part] = []
         marker: str | None = ""
+        pages = 0
         while marker is not None:
             parameters = [("uploadId", upload), *([("part-number-marker", marker)] if marker else [])]
             operation = Operation(
@@ -378,7 +383,8 @@ class S3Client:
             )
             parts, following = documents.parts(bytes((await self._performer.perform(operation)).body))
             found += parts
-            marker = _onward(marker, following)
+            pages += 1
+            marker = _onward(marker, following, pages)
         return found
 
     async def uploads(self, prefix: str = "") -> Sequence[Upload]:
@@ -391,6 +397,7 @@ class S3Client:
     async def _uploads(self, prefix: str, *, encoded: bool) -> Sequence[Upload]:
         found: list[Upload] = []
         marker: tuple[str, str] | None = ("", "")
+        pages = 0
         while marker is not None:
             parameters = [("uploads", ""), ("prefix", prefix)]
             if encoded:
@@ -403,7 +410,8 @@ class S3Client:
             response = await self._performer.perform(operation)
             uploads, following = documents.uploads(bytes(response.body), wants_encoding=encoded)
             found += uploads
-            marker = _onward(marker, following)
+            pages += 1
+            marker = _onward(marker, following, pages)
         return found
 
     # ---- what a server may not heed ----
@@ -438,10 +446,12 @@ class S3Client:
         return await self.put(key, [body], headers, if_match=found.etag)
 
 
-def _onward[Marker](marker: Marker, following: Marker | None) -> Marker | None:
+def _onward[Marker](marker: Marker, following: Marker | None, pages: int) -> Marker | None:
     """Return the marker of the next page, which a broken server might give again and again."""
     if following == marker:
         raise BrokenAnswerError("a listing goes on where it was")
+    if following is not None and pages == PAGES_MAXIMUM:
+        raise BrokenAnswerError("a listing has no end")
     return following
 
 

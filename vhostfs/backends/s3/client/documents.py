@@ -129,7 +129,7 @@ def parts(document: bytes) -> tuple[list[Part], str | None]:
         for element in _each(root, "Part")
     ]
     more = _text(root, "IsTruncated") == "true"
-    return found, _text(root, "NextPartNumberMarker") if more else None
+    return found, _marker(root, "NextPartNumberMarker") if more else None
 
 
 def uploads(document: bytes, *, wants_encoding: bool = True) -> tuple[list[Upload], tuple[str, str] | None]:
@@ -152,7 +152,7 @@ def uploads(document: bytes, *, wants_encoding: bool = True) -> tuple[list[Uploa
     ]
     if _text(root, "IsTruncated") != "true":
         return found, None
-    return found, (_key(_text(root, "NextKeyMarker"), encoded), _text(root, "NextUploadIdMarker"))
+    return found, (_key(_marker(root, "NextKeyMarker"), encoded), _marker(root, "NextUploadIdMarker"))
 
 
 def completion(parts: Iterable[Part]) -> bytes:
@@ -254,7 +254,14 @@ def _number(root: ElementTree.Element, name: str) -> int:
     text = _text(root, name)
     if not text.isdecimal():
         raise BrokenAnswerError(f"the server's answer has no number as {name}")
-    return int(text)
+    return sensible_size(text)
+
+
+def _marker(root: ElementTree.Element, name: str) -> str:
+    text = _text(root, name)
+    if len(text) > TOKEN_MAXIMUM:
+        raise BrokenAnswerError("a listing goes on at a mark that is too long")
+    return text
 
 
 def _expect(root: ElementTree.Element, *names: str) -> None:

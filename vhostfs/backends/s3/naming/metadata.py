@@ -32,6 +32,7 @@ _TIME: Final = re.compile(r"(-?\d{1,12})(?:\.(\d{1,18}))?(?:e[+-]?\d+)?(ns|ms|s)
 _NUMBER: Final = re.compile(r"\d{1,10}$")
 _OCTAL: Final = re.compile(r"[0-7]{1,7}$")
 _ID_MAXIMUM: Final = 2**32 - 2
+_DEVICE_MAXIMUM: Final = 2**32 - 1
 _TYPES: Final = frozenset(
     (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 )
@@ -80,7 +81,7 @@ def decoded(headers: Headers) -> PosixMetadata:
         mtime=_time(metadata, _MTIME),
         ctime=_time(metadata, _CTIME),
         atime=_time(metadata, _ATIME),
-        rdev=_number(metadata.get(_RDEV, "")),
+        rdev=_device(metadata.get(_RDEV, "")),
         link=metadata.get(_LINK),
         xattrs=_xattrs(metadata.get(_XATTR)),
         foreign=Headers(foreign, headers.standard),
@@ -125,6 +126,11 @@ def _sensible(mode: int) -> int | None:
 
 def _number(text: str) -> int | None:
     return int(text) if _NUMBER.match(text) else None
+
+
+def _device(text: str) -> int | None:
+    found = _number(text)
+    return found if found is not None and found <= _DEVICE_MAXIMUM else None
 
 
 def _id(metadata: Mapping[str, str], names: tuple[str, ...]) -> int | None:
