@@ -13,9 +13,11 @@ from tests.fake_s3.faults import Kind
 from tests.fake_s3.server import FakeS3
 from tests.unit.s3.conftest import Mounted
 from tests.unit.s3.orders import unwritten
+from vhostfs.backends.s3.contents import Contents
 from vhostfs.backends.s3.journal.journal import Journal
 from vhostfs.backends.s3.journal.state import StateDirectory
 from vhostfs.backends.s3.writing import room, scheduling
+from vhostfs.filesystem import WriteBuffer
 from vhostfs.testing import Client
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +82,31 @@ async def test_a_full_disk_makes_who_writes_wait_and_nobody_else(
         assert await client.read_bytes("/file") == DATA
         await client.syncfs()
     assert server.bucket.objects["file"].data == DATA
+
+
+async def test_a_disk_that_was_full_once_has_nobody_hurried_later(
+    mounted: Mounted, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes waits for a commit; what is closed afterwards is left alone for a while, as ever."""
+    write = Contents.write
+    refusals = iter([OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
+
+    def full_once(contents: Contents, offset: int, data: WriteBuffer) -> int:
+        for refusal in refusals:
+            raise refusal
+        return write(contents, offset, data)
+
+    async with mounted() as (client, _):
+        await client.write_bytes("/waits", DATA)
+        monkeypatch.setattr(Contents, "write", full_once)
+        node, handle = await _open(client, "open")
+        await client.write(node, handle, 0, DATA)
+        assert list(server.bucket.objects) == ["waits"]
+        await client.write_bytes("/later", DATA)
+        await client.fsync(node, handle)
+        assert sorted(server.bucket.objects) == ["open", "waits"]
+        await client.release(node, handle)
+    assert sorted(server.bucket.objects) == ["later", "open", "waits"]
 
 
 async def test_what_the_journal_has_no_room_for_goes_to_the_bucket(

@@ -547,24 +547,25 @@ class Commits:
 
     async def _room_made(self) -> None:
         """Wait until commits have made room, or cannot."""
-        self._hurry = True
-        try:
-            while self._can_make_room and self._lacks_room():
-                self._progress.clear()
-                self._wake.set()
-                await self._progress.wait()
-        finally:
-            self._hurry = False
+        while self._can_make_room and self._lacks_room():
+            await self._next_commit()
 
     async def made_room(self) -> bool:
         """Wait for a commit, now that the disk is full; False where none could make room."""
         if not self.writeback or not self._can_make_room:
             return False
+        await self._next_commit()
+        return True
+
+    async def _next_commit(self) -> None:
+        """Wait until another commit has ended; none that could be begun is left alone meanwhile."""
         self._hurry = True
         self._wake.set()
         self._progress.clear()
-        await self._progress.wait()
-        return True
+        try:
+            await self._progress.wait()
+        finally:
+            self._hurry = False
 
     def _progressed(self) -> None:
         self._progress.set()
