@@ -10,7 +10,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,8 @@ from vhostfs.testing import Client, mount
 PART: Final = 32 << 10
 FILES: Final = ("a", "b", "c", "d/a", "d/b", "e/f/a")
 OPERATIONS: Final = 60
+DIRECTORIES: Final = ("/x", "/y", "/e/z")
+MOVES: Final = 12
 
 
 def content(tag: int, size: int) -> bytes:
@@ -145,10 +147,92 @@ class Program:
         os.write(1, json.dumps(said).encode() + b"\n")
 
 
-async def _main(url: str, state: str, write: str, seed: str) -> None:
+class Mover:
+    """What renames a directory and files in it over and over, and writes below it meanwhile, told as well."""
+
+    def __init__(self, client: Client, seed: int) -> None:
+        self._client, self._random = client, random.Random(seed)
+        self._at = DIRECTORIES[0]
+        self._names: list[str] = []
+        self._told = 0
+
+    async def run(self) -> None:
+        """Do everything, and never end."""
+        client, chance = self._client, self._random
+        await client.mkdir("/e")
+        await client.mkdir(self._at)
+        await client.mkdir(f"{self._at}/sub")
+        for name in ("a", "b", "sub/c", "d"):
+            await self._make(await self._node(self._at), name)
+        for _ in range(MOVES):
+            if chance.random() < 0.3 and len(self._names) > 2:
+                name, other = chance.sample(self._names, 2)
+                said = {"do": "over", "name": name, "to": other}
+                await self._tell(said, client.rename(f"{self._at}/{name}", f"{self._at}/{other}"))
+                self._names.remove(name)
+                continue
+            directory = await self._node(self._at)
+            to = chance.choice([each for each in DIRECTORIES if each != self._at])
+            said = {"do": "move", "path": self._at, "to": to}
+            doing = [self._tell(said, client.rename(self._at, to))]
+            name = chance.choice(self._names)
+            doing.insert(0, self._change(await self._node(f"{self._at}/{name}"), name))
+            if len(self._names) < 8:
+                doing.insert(0, self._make(directory, f"new-{self._told}"))
+            for each in doing:
+                await each
+            self._at = to
+        os.write(1, json.dumps({"end": True}).encode() + b"\n")
+        await asyncio.Event().wait()
+
+    async def _node(self, path: str) -> int:
+        node = self._client.root
+        for name in path[1:].split("/"):
+            node = (await self._client.lookup(node, name)).nodeid
+        return node
+
+    async def _make(self, directory: int, name: str) -> None:
+        client, chance = self._client, self._random
+        tag, size = chance.getrandbits(32), chance.choice((10, 3000, 3 * PART + 7))
+        *above, last = name.split("/")
+        for each in above:
+            directory = (await client.lookup(directory, each)).nodeid
+
+        async def make() -> None:
+            entry, opened = await client.create_at(directory, last, os.O_WRONLY, 0o600)
+            await client.write(entry.nodeid, opened.fh, 0, content(tag, size))
+            await client.flush(entry.nodeid, opened.fh)
+            await client.release(entry.nodeid, opened.fh)
+
+        await self._tell({"do": "make", "name": name, "tag": tag, "size": size}, make())
+        self._names.append(name)
+
+    async def _change(self, node: int, name: str) -> None:
+        client, tag = self._client, self._random.getrandbits(32)
+
+        async def change() -> None:
+            handle = (await client.open_node(node, os.O_RDWR)).fh
+            await client.write(node, handle, 0, content(tag, 10))
+            await client.flush(node, handle)
+            await client.release(node, handle)
+
+        await self._tell({"do": "change", "name": name, "tag": tag, "size": 10}, change())
+
+    async def _tell(self, said: dict[str, Any], doing: Any) -> None:
+        self._told += 1
+        number = self._told
+        os.write(1, json.dumps({"begin": said, "number": number}).encode() + b"\n")
+        await doing
+        os.write(1, json.dumps({"done": said, "number": number}).encode() + b"\n")
+
+
+PROGRAMS: Final[Mapping[str, Callable[[Client, int], Program | Mover]]] = {"Program": Program, "Mover": Mover}
+
+
+async def _main(url: str, state: str, write: str, seed: str, program: str) -> None:
     smaller()
     async with mounted(url, Path(state), Write(write)) as (client, _):
-        await Program(client, int(seed)).run()
+        await PROGRAMS[program](client, int(seed)).run()
 
 
 if __name__ == "__main__":

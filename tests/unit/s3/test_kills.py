@@ -90,14 +90,60 @@ class Expected:
         assert found.get(path) in allowed, f"{path} is neither what it was nor what it was to be"
 
 
-async def _run_and_kill(server: FakeS3, state: Path, write: Write, seed: int) -> Expected:
-    """Let a daemon run until the moment that a seed says, and return what it had acknowledged."""
+@dataclass
+class Moved:
+    """What must be there after a kill of who renames a directory over and over: its files, in one place."""
+
+    place: str = killed.DIRECTORIES[0]
+    files: dict[str, bytes] = field(default_factory=dict)
+    """By their names in the directory."""
+    under_way: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def take(self, line: bytes) -> None:
+        """Take note of what the daemon said."""
+        said = json.loads(line)
+        if "begin" in said:
+            self.under_way[said["number"]] = said["begin"]
+        elif "done" in said:
+            del self.under_way[said["number"]]
+            self._do(self.files, said["done"])
+            self.place = said["done"]["to"] if said["done"]["do"] == "move" else self.place
+
+    def _do(self, files: dict[str, bytes], said: dict[str, Any]) -> None:
+        match said["do"]:
+            case "make" | "change":
+                data = killed.content(said["tag"], said["size"])
+                files[said["name"]] = data + files.get(said["name"], b"")[len(data) :]
+            case "over":
+                files[said["to"]] = files.pop(said["name"])
+
+    def check(self, found: dict[str, bytes]) -> None:
+        """Compare with what is there; each operation that was under way has happened, or it has not."""
+        places = {self.place, *(said["to"] for said in self.under_way.values() if said["do"] == "move")}
+        used = {place for path in found for place in places if path.startswith(f"{place}/")}
+        assert len(used) <= 1, f"the directory is in two places: {sorted(found)}"
+        names = {path.removeprefix(f"{place}/"): data for path, data in found.items() for place in used}
+        allowed = [self.files]
+        for said in self.under_way.values():
+            for files in list(allowed):
+                after = dict(files)
+                self._do(after, said)
+                allowed.append(after)
+                if said["do"] == "make":
+                    allowed.append({**files, said["name"]: b""})
+        assert names in allowed, f"{sorted(names)} {self.under_way}"
+
+
+async def _run_and_kill(
+    server: FakeS3, state: Path, write: Write, seed: int, program: str, expected: Expected | Moved
+) -> None:
+    """Let a daemon run until the moment that a seed says, and take note of what it had acknowledged."""
     chance = random.Random(seed * 7919)
     at_line = chance.randrange(2, 120) if chance.random() < 0.4 else None
     at_request = None if at_line is not None else chance.randrange(1, 130)
     answered = chance.random() < 0.5
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.unit.s3.killed", server.url, str(state), write, str(seed),
+        sys.executable, "-m", "tests.unit.s3.killed", server.url, str(state), write, str(seed), program,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
@@ -110,7 +156,7 @@ async def _run_and_kill(server: FakeS3, state: Path, write: Write, seed: int) ->
             process.kill()
 
     server.watch = watch
-    expected, lines = Expected(), 0
+    lines = 0
     try:
         while line := await process.stdout.readline():
             if not line.endswith(b"\n"):
@@ -124,7 +170,6 @@ async def _run_and_kill(server: FakeS3, state: Path, write: Write, seed: int) ->
         await process.wait()
     # It was killed, and has not failed by itself.
     assert process.returncode == -9
-    return expected
 
 
 async def _files(client: Client) -> dict[str, bytes]:
@@ -149,7 +194,8 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(
 ) -> None:
     """And nothing of it is left in the store but the files."""
     server.bucket.part_minimum = killed.PART // 2
-    expected = await _run_and_kill(server, tmp_path / "state", write, seed)
+    expected = Expected()
+    await _run_and_kill(server, tmp_path / "state", write, seed, "Program", expected)
     async with killed.mounted(server.url, tmp_path / "state", write) as (client, filesystem):
         expected.check(await _files(client), exact=write is Write.SYNC)
         await filesystem.recovered()
@@ -159,3 +205,25 @@ async def test_a_kill_loses_nothing_that_was_acknowledged(
         assert not server.bucket.uploads
     stored = {f"/{key}": each.data for key, each in server.bucket.objects.items() if not key.endswith("/")}
     expected.check(stored, exact=write is Write.SYNC)
+
+
+@pytest.mark.parametrize("write", list(Write))
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + KILLS // 2))
+async def test_a_kill_leaves_a_directory_that_is_renamed_in_one_place(
+    server: FakeS3, tmp_path: Path, write: Write, seed: int
+) -> None:
+    """With all that is in it, and what was acknowledged of that; each of its files has one name."""
+    server.bucket.part_minimum = killed.PART // 2
+    moved = Moved()
+    await _run_and_kill(server, tmp_path / "state", write, seed, "Mover", moved)
+    async with killed.mounted(server.url, tmp_path / "state", write) as (client, filesystem):
+        with suppress(OSError):  # one of two places is being given up
+            await _files(client)
+        await filesystem.recovered()
+        if (left := filesystem._renamer.left._runner) is not None:
+            await asyncio.wait([left])  # what the look before has had open
+        moved.check(await _files(client))
+        assert await unwritten(filesystem) == 0
+        assert not await told(filesystem, "s3-conflicts")
+        assert not server.bucket.uploads
+    moved.check({f"/{key}": each.data for key, each in server.bucket.objects.items() if key[-1] != "/"})

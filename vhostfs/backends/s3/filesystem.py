@@ -72,7 +72,12 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         self._local, self._probe = local, probe
         super().__init__(store, options, BlockCache(store, memory, shelf), spool, journal)
         self._renamer = Renamer(
-            store, self._names, self._committer.uploads, self._commits.lock, options.directory_limit
+            store,
+            self._names,
+            self._committer.uploads,
+            self._commits.lock,
+            options.directory_limit,
+            journal,
         )
 
     # ---- Life ----
@@ -80,7 +85,9 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
     def init(self, session: Session) -> None:
         """Begin, with what is left of earlier sessions and daemons."""
         self._cache.begin()
-        self._commits.begin(self._new_contents)
+        self._renamer.left.begin()
+        # What is written over an original does not tell any more that something else is its copy.
+        self._commits.begin(self._new_contents, self._renamer.left.tried)
         if self._probe is not None:
             self._probe.begin()
 
@@ -88,6 +95,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         """Commit what nobody has closed, and end."""
         if self._probe is not None:
             await self._probe.end()
+        await self._renamer.left.end()
         await self._commits.end()
         await self._names.end()
         for node in self._names.nodes:
@@ -311,8 +319,14 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 raise refused(errno.ENOTEMPTY)
         if node.is_directory:
             await self._commits.below(node)
-            for moved in await self._renamer.move_directory(node, target, new_name):
-                self._commits.moved(moved, None)
+            async with AsyncExitStack() as held:
+                if replaced is not None:
+                    await held.enter_async_context(self._commits.lock(replaced))
+                    held.enter_context(self._commits.deleting(replaced))
+                rename = await self._renamer.move_directory(node, target, new_name, replaced)
+                if replaced is not None:
+                    self._commits.deleted(replaced)
+                await self._renamer.delete_old(rename)
         else:
             if node.etag is not None or (node.contents is None and replaced is not None):
                 await self._commits.now(node)
@@ -324,10 +338,12 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                     if replaced.contents is not None and replaced.opens:
                         await replaced.contents.keep()
                     held.enter_context(self._commits.deleting(replaced))
-                await self._renamer.move_file(node, target, new_name, replaced)
+                left = await self._renamer.move_file(node, target, new_name, replaced)
                 self._commits.moved(node, replaced)
-            if replaced is not None:
-                self._drop_contents(replaced)
+                if replaced is not None:
+                    self._drop_contents(replaced)
+                if left is not None:
+                    await self._renamer.delete_old(left)
         source.touch()
         target.touch()
         await self._keep_directory(source)
@@ -369,6 +385,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     async def recovered(self) -> None:
         """Return when all that an earlier daemon has left was tried once."""
+        await self._renamer.left.tried()
         await self._commits.recovered()
 
 

@@ -1,4 +1,4 @@
-"""The journal: one log of intents and uploads, and files of data beside it.
+"""The journal: one log of intents, uploads and renames, and files of data beside it.
 
 A record is the whole of an intent as it is now, so that the last one holds and a damaged one costs itself
 alone. A little data goes into the log with it; more is made durable in its own file before the record is
@@ -15,13 +15,15 @@ import mmap
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from vhostfs.backends.ranges import Ranges
+from vhostfs.backends.s3.journal import renames
 from vhostfs.backends.s3.journal.intents import Entered, Intent, Stretch, said, understood
 from vhostfs.backends.s3.journal.records import FORMAT, Record, Scan, encoded_record
+from vhostfs.backends.s3.journal.renames import Rename
 from vhostfs.backends.s3.journal.state import DATA, StateDirectory
 from vhostfs.backends.s3.spool import SpoolFile
 
@@ -63,6 +65,7 @@ class Journal:
         self.state = state
         self.intents: dict[str, Intent] = {}
         self.uploads: dict[str, UploadNote] = {}
+        self.renames: dict[str, Rename] = {}
         self.name = secrets.token_hex(4)
         """Tells this mount's writes from those of others; it stays the same as long as the journal."""
         self._sequence = 0
@@ -143,6 +146,37 @@ class Journal:
         if self.uploads.pop(note.number, None) is not None:
             self._append_surely({"is": "ended", "number": note.number})
 
+    # ---- Renames ----
+
+    async def rename_begins(self, rename: Rename) -> None:
+        """Note that something is about to be renamed, and return when that is durable; raise OSError."""
+        self._append(renames.said(rename))
+        self.renames[rename.number] = rename
+        try:
+            await self.durable()
+        except BaseException:
+            self.rename_ended(rename)
+            raise
+
+    def rename_copied(self, rename: Rename, key: str) -> None:
+        """Note what became of a copy."""
+        self._append_surely(renames.said_copied(rename, key, rename.copies[key]))
+
+    def rename_happened(self, rename: Rename, etags: Mapping[str, str | None]) -> None:
+        """Note that all is copied, and at once which intents have other keys and ETags; raise OSError.
+
+        It is to be durable before anything is deleted.
+        """
+        moved = renames.said_moved(etags)
+        self._append({**renames.said(rename), "happened": True}, moved)
+        rename.happened = True
+        renames.move(rename, self.intents, moved)
+
+    def rename_ended(self, rename: Rename) -> None:
+        """Note that nothing is to be done for a rename any more."""
+        if self.renames.pop(rename.number, None) is not None:
+            self._append_surely({"is": "renamed", "number": rename.number})
+
     # ---- Durability ----
 
     async def durable(self) -> None:
@@ -169,7 +203,9 @@ class Journal:
 
     async def _synchronize(self) -> None:
         try:
-            if self._failed or self._size > (LOG_MAXIMUM if self.intents else LOG_IDLE_MAXIMUM):
+            if self._failed or self._size > (
+                LOG_MAXIMUM if self.intents or self.renames else LOG_IDLE_MAXIMUM
+            ):
                 await self._renew()
             reached, log, is_new = self._appended, self._log, self._old_log >= 0
 
@@ -223,6 +259,9 @@ class Journal:
         self.state.unlink(NEXT_LOG)
         records = [{"is": "journal", "format": FORMAT, "name": self.name, "sequence": self._sequence}]
         records += [_noted(note) for note in self.uploads.values()]
+        for rename in self.renames.values():
+            records.append(renames.said(rename))
+            records += [renames.said_copied(rename, *each) for each in rename.copies.items()]
         log = self.state.create(NEXT_LOG, os.O_APPEND)
         size = 0
         try:
@@ -321,8 +360,22 @@ class Journal:
                 self.uploads[note.number] = note
             case "ended":
                 self.uploads.pop(str(text["number"]), None)
+            case "rename":
+                self._take_rename(renames.understood(text), view[record.at : record.at + record.size])
+            case "copied":
+                key, copied = renames.understood_copied(text)
+                self.renames[str(text["number"])].copies[key] = copied
+            case "renamed":
+                self.renames.pop(str(text["number"]), None)
             case unknown:
                 raise ValueError(f"there are no records of {unknown}")
+
+    def _take_rename(self, rename: Rename, moved: memoryview) -> None:
+        before = self.renames.get(rename.number)
+        rename.copies = {} if before is None else before.copies
+        self.renames[rename.number] = rename
+        if rename.happened:
+            renames.move(rename, self.intents, moved)
 
     def _recover_data(self, log: int, number: str, states: Sequence[Entered]) -> None:
         """Bring the bytes that lie in the log into the file of data, the latest last."""

@@ -134,6 +134,37 @@ class Namespace:
         """Return the key that a file of a name in a directory has, or would have."""
         return f"{self._prefix}{directory.prefix}{name}"
 
+    def known(self, key: str) -> Node | None:
+        """Return the node of a key, if there is one already."""
+        path = self.path(key)
+        node = None if path is None else self._deepest(path)
+        return node if node is not None and self.key(node) == key else None
+
+    def doubt_below(self, key: str) -> None:
+        """Take note that a file or directory of a key, and all below it, may be what is not known yet."""
+        path = self.path(key)
+        if path is None:
+            return
+        found = self._deepest(path)
+        if found.parent is not None:
+            found.parent.listed_until = 0.0
+        waiting = [found]
+        while waiting:
+            node = waiting.pop()
+            node.expires = node.listed_until = 0.0
+            node.missing.clear()
+            waiting += node.children.values()
+
+    def _deepest(self, path: str) -> Node:
+        """Return the node of a path, or of the last directory on the way to it that is known."""
+        node = self.nodes.root
+        for name in path.removesuffix("/").split("/"):
+            child = node.children.get(name)
+            if child is None:
+                break
+            node = child
+        return node
+
     def believe_empty(self, directory: Node) -> None:
         """Take note that a directory was made, with nothing in it."""
         directory.listed_until = monotonic() + self._seconds
@@ -155,6 +186,11 @@ class Namespace:
         self._writes += 1
         node.written = self._writes
         self.believe(node)
+
+    @property
+    def writes(self) -> int:
+        """Return how many objects this mount has written: what is written later has a greater `written`."""
+        return self._writes
 
     async def find(self, directory: Node, name: str) -> Node | None:
         """Return the node of a name, or None where there is none."""

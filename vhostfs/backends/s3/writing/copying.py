@@ -9,11 +9,14 @@ from vhostfs.backends.s3.store import (
     COPY_MAXIMUM,
     ConditionError,
     MissingError,
+    ObjectInfo,
     ObjectStore,
     Part,
+    StoreError,
     UnsupportedError,
     Written,
 )
+from vhostfs.backends.s3.writing.committing import NONCE
 from vhostfs.backends.s3.writing.uploading import OpenUpload, Send, Uploads
 
 PART_SIZE: Final = 1 << 30
@@ -29,13 +32,26 @@ class Copier:
     async def copy(self, source: str, etag: str, size: int, key: str, replaced: str | None) -> Written:
         """Copy one version of an object over another one, or (None) to where there is none.
 
-        Raise ConditionError where either is another one by now.
+        Raise ConditionError where either is another one by now. Where an answer was lost, what is there tells
+        whether it was copied.
         """
-        if size > COPY_MAXIMUM:
-            return await self._copy_in_parts(source, etag, size, key, replaced)
-        return await self._store.copy(
-            source, key, source_match=etag, if_match=replaced, if_absent=replaced is None
-        )
+        try:
+            if size > COPY_MAXIMUM:
+                return await self._copy_in_parts(source, etag, size, key, replaced)
+            return await self._store.copy(
+                source, key, source_match=etag, if_match=replaced, if_absent=replaced is None
+            )
+        except StoreError as error:
+            if not error.doubtful:
+                raise
+            try:
+                found, original = await self._store.head(key), await self._store.head(source)
+            except StoreError:
+                raise error from None
+            if original.etag != etag or not is_copy(found, original):
+                error.doubtful = not isinstance(error, ConditionError)
+                raise
+            return Written(found.etag, found.version)
 
     async def delete(self, key: str, etag: str) -> bool:
         """Delete one version of an object; tell whether it is gone: another version stays."""
@@ -71,3 +87,13 @@ class Copier:
 
         headers = (await self._store.head(source)).headers
         return await self._uploads.in_parts(key, headers, map(piece, range(0, size, PART_SIZE)), complete)
+
+
+def is_copy(found: ObjectInfo, original: ObjectInfo) -> bool:
+    """Tell whether an object is a copy of another: what this program writes has a nonce, which copies keep.
+
+    ETags of copies may be others where objects are encrypted, or were written in parts.
+    """
+    if (found.size, found.headers.metadata) != (original.size, original.headers.metadata):
+        return False
+    return found.etag == original.etag or NONCE in found.headers.metadata

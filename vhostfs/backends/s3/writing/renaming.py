@@ -3,19 +3,25 @@
 A file that is not in the bucket yet only changes its name. One that is, is copied on the condition that it
 is the one that was known, over what was known under the new name, and deleted on the same: what somebody
 else has written under either name meanwhile is not lost. A directory's objects are copied side by side, and
-deleted when all copies are there: whoever is interrupted has both. What is written below it meanwhile is
-copied as well, and what is on its way to the bucket is waited for.
+deleted when all copies are there. What is written below it meanwhile is copied as well, and what is on its
+way to the bucket is waited for.
+
+The journal has a rename before its first copy, each copy, and that there are all of them, together with the
+new names of what it promises, before the first deletion: `resuming` says what becomes of one that was
+interrupted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Container, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
+from vhostfs.backends.s3.journal.journal import Journal
+from vhostfs.backends.s3.journal.renames import Copied, Rename
 from vhostfs.backends.s3.naming.index import NAME as INDEX
 from vhostfs.backends.s3.naming.namespace import KEY_MAXIMUM, Namespace
 from vhostfs.backends.s3.naming.nodes import Node
@@ -25,38 +31,38 @@ from vhostfs.backends.s3.store import (
     Listed,
     ObjectStore,
     StoreError,
-    Written,
 )
 from vhostfs.backends.s3.writing.copying import Copier
+from vhostfs.backends.s3.writing.resuming import Lock, Resumer, pages
 from vhostfs.backends.s3.writing.uploading import Uploads, all_of
 from vhostfs.filesystem.refusals import refused
 
 COPIES_AT_ONCE: Final = 64
-
-type Lock = Callable[[Node], AbstractAsyncContextManager[None]]
-"""What keeps others from committing a file."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Copy:
-    """An object that was copied: which version, and what became of it."""
-
-    etag: str
-    written: Written
 
 
 class Renamer:
     """Renames files and directories of a namespace. For one event loop."""
 
     def __init__(
-        self, store: ObjectStore, names: Namespace, uploads: Uploads, lock: Lock, limit: int
+        self,
+        store: ObjectStore,
+        names: Namespace,
+        uploads: Uploads,
+        lock: Lock,
+        limit: int,
+        journal: Journal | None,
     ) -> None:
         """A renamer that moves directories of up to so many objects."""
         self._store, self._names, self._limit = store, names, limit
-        self._copier, self._lock = Copier(store, uploads), lock
+        self._copier, self._lock, self._journal = Copier(store, uploads), lock, journal
+        self.left = Resumer(store, names, self._copier, lock, journal)
+        """What did not come to its end."""
 
-    async def move_file(self, node: Node, directory: Node, name: str, replaced: Node | None) -> None:
-        """Give a file another name, in place of one that has it; raise StoreError. Their locks are held."""
+    async def move_file(self, node: Node, directory: Node, name: str, replaced: Node | None) -> Rename | None:
+        """Give a file another name, in place of one that has it; raise StoreError. Their locks are held.
+
+        Return what `delete_old` is to be called with once all else has been done for the new name.
+        """
         names = self._names
         over = replaced.etag if replaced is not None else None
         if node.etag is None:
@@ -69,28 +75,37 @@ class Renamer:
                 contents.key = names.key(node)
                 contents.etag = node.etag = over
                 contents.base_size = 0
-            return
-        old, new, parent = names.key(node), names.child_key(directory, name), node.parent
+            return None
+        old, new = names.key(node), names.child_key(directory, name)
+        rename = None
         if self._store.capabilities.rename and replaced is None:
             await self._store.rename(old, new, source_match=node.etag)
-            written = Written(node.etag)
+            etag = node.etag
         else:
+            rename = await self._begun(old, new, replaced)
             try:
                 written = await self._copier.copy(old, node.etag, node.size, new, over)
-            except ConditionError:
-                for other in (node, replaced):
-                    if other is not None:
-                        other.posix, other.expires = None, 0.0
-                directory.listed_until = 0.0
+                etag = written.etag
+                self._note_copy(rename, old, Copied(node.etag, etag))
+                self._note_all(rename, [node])
+            except BaseException as error:
+                if isinstance(error, StoreError) and not error.doubtful:
+                    self.left.ended(rename)
+                else:
+                    self.left.later(rename)
+                if isinstance(error, ConditionError):
+                    for other in (node, replaced):
+                        if other is not None:
+                            other.posix, other.expires = None, 0.0
+                    directory.listed_until = 0.0
                 raise
-            if not await self._copier.delete(old, node.etag) and parent is not None:
-                parent.listed_until = 0.0  # somebody else has written it: that stays
         names.nodes.move(node, directory, name)
-        _take_version(node, names.key(node), written.etag)
+        _take_version(node, names.key(node), etag)
         names.wrote(node)
+        return rename
 
-    async def move_directory(self, node: Node, directory: Node, name: str) -> Sequence[Node]:
-        """Move all objects of a directory; return what is not in the bucket yet, under its new name.
+    async def move_directory(self, node: Node, directory: Node, name: str, replaced: Node | None) -> Rename:
+        """Move all objects of a directory; return what `delete_old` is to be called with then.
 
         EXDEV where there are too many, and who moves copies then; StoreError, and the directory is where it
         was.
@@ -98,92 +113,133 @@ class Renamer:
         names = self._names
         old = names.key(node)
         new = f"{names.child_key(directory, name)}/"
-        found = {item.key: (item.etag, item.size) for item in await self._all_below(old)}
-        longest = max((len(key.encode()) for key in found), default=0)
+        found = await self._all_below(old)
+        longest = max((len(item.key.encode()) for item in found), default=0)
         if longest + len(new.encode()) - len(old.encode()) > KEY_MAXIMUM:
             raise refused(errno.ENAMETOOLONG)
-        copies: dict[str, _Copy] = {}
+        rename = await self._begun(old, new, replaced)
         at_once = asyncio.Semaphore(COPIES_AT_ONCE)
 
-        async def copy(key: str, etag: str, size: int) -> None:
+        async def copy(key: str, etag: str, size: int, modified: int) -> None:
             async with at_once:
-                target, before = new + key.removeprefix(old), copies.get(key)
-                over = None if before is None else before.written.etag
+                target, before = rename.key(key), rename.copies.get(key)
+                over = None if before is None else before.made
                 if target in {new, new + INDEX}:
                     # An empty directory is there, or none: it is no matter which.
                     written = await self._store.copy(key, target, source_match=etag)
                 else:
                     written = await self._copier.copy(key, etag, size, target, over)
-                copies[key] = _Copy(etag, written)
+                self._note_copy(rename, key, Copied(etag, written.etag, modified))
 
         try:
-            held = await self._copy_all(node, found, copies, copy)
+            held = await self._copy_all(node, found, rename, copy)
         except BaseException:
-            await asyncio.shield(self._take_back(old, new, copies))
+            await asyncio.shield(self._give_up(rename))
             raise
         async with held:
             names.nodes.move(node, directory, name)
-            local = []
             for child in _below(node):
                 key = names.key(child)
-                done = copies.get(old + key.removeprefix(new))
+                done = rename.copies.get(old + key.removeprefix(new))
                 if done is None or done.etag != child.etag:
                     child.expires = 0.0  # it is not what was known
                 if done is not None:
-                    _take_version(child, key, done.written.etag)
+                    _take_version(child, key, done.made)
                 elif child.contents is not None:
                     child.contents.key = key
-                if child.is_local:
-                    local.append(child)
-        await self._delete_all(copies)
-        return local
+        return rename
+
+    async def delete_old(self, rename: Rename) -> None:
+        """Delete what has another name now, but what somebody else has written since; raise OSError."""
+        try:
+            moved = self._names.known(rename.new)
+            if self._journal is not None and (rename.is_directory or (moved and moved.intent)):
+                await self._journal.durable()
+            await self._delete_all(rename)
+        except BaseException:
+            self._names.doubt_below(rename.old)
+            self.left.later(rename)
+            raise
+        self.left.ended(rename)
+
+    async def _begun(self, old: str, new: str, replaced: Node | None) -> Rename:
+        rename = Rename(secrets.token_hex(8), old, new, replaces=replaced is not None)
+        if self._journal is not None:
+            await self._journal.rename_begins(rename)
+        return rename
+
+    def _note_copy(self, rename: Rename, key: str, copied: Copied) -> None:
+        rename.copies[key] = copied
+        if self._journal is not None:
+            self._journal.rename_copied(rename, key)
+
+    def _note_all(self, rename: Rename, nodes: Iterable[Node]) -> None:
+        """Note that all is copied, and that these have other names and versions; raise OSError."""
+        if self._journal is None:
+            rename.happened = True
+            return
+        etags: dict[str, str | None] = {}
+        for node in nodes:
+            if node.intent is not None:
+                copied = rename.copies.get(self._names.key(node))
+                is_copied = copied is not None and copied.etag == node.intent.etag
+                etags[node.intent.number] = copied.made if copied and is_copied else node.intent.etag
+        self._journal.rename_happened(rename, etags)
 
     async def _copy_all(
         self,
         directory: Node,
-        found: dict[str, tuple[str, int]],
-        copies: dict[str, _Copy],
-        copy: Callable[[str, str, int], Coroutine[Any, Any, None]],
+        found: Sequence[Listed],
+        rename: Rename,
+        copy: Callable[[str, str, int, int], Coroutine[Any, Any, None]],
     ) -> AsyncExitStack:
-        """Copy until all that is known is copied; return what keeps more from coming."""
-        await all_of(copy(key, etag, size) for key, (etag, size) in found.items())
+        """Copy until all that is known is copied, and note that; return what keeps more from coming."""
+        writes = self._names.writes
+        await all_of(copy(each.key, each.etag, each.size, each.modified) for each in found)
         while True:
             busy = sorted(_busy(directory), key=lambda node: node.number)
             async with AsyncExitStack() as stack:
                 for node in busy:
                     await stack.enter_async_context(self._lock(node))
-                late = [
-                    (key, node.etag, node.size)
-                    for node in _below(directory)
-                    if node.etag is not None and not node.is_directory
-                    for key in [self._names.key(node)]
-                    if node.number in {each.number for each in busy}
-                    and (key not in copies or copies[key].etag != node.etag)
-                ]
+                numbers = {node.number for node in busy}
+                late = list(self._late(directory, rename, numbers, writes))
                 await all_of(copy(*each) for each in late)
-                if {node.number for node in _busy(directory)} <= {node.number for node in busy}:
+                none_late = not any(self._late(directory, rename, numbers, writes))
+                if none_late and {node.number for node in _busy(directory)} <= numbers:
+                    self._note_all(rename, _below(directory))
                     return stack.pop_all()
 
-    async def _take_back(self, old: str, new: str, copies: dict[str, _Copy]) -> None:
-        """Delete the copies that were made: the directory stays where it was."""
-        with suppress(StoreError):  # there are two of them then: nothing is lost
-            await all_of(
-                self._copier.delete(new + key.removeprefix(old), done.written.etag)
-                for key, done in copies.items()
-            )
+    def _late(
+        self, directory: Node, rename: Rename, busy: Container[int], writes: int
+    ) -> Iterator[tuple[str, str, int, int]]:
+        """Yield what has no copy yet of what may have been written since so many writes."""
+        for node in _below(directory):
+            if node.etag is None or not (node.number in busy or node.written > writes):
+                continue
+            key = self._names.key(node)
+            if key not in rename.copies or rename.copies[key].etag != node.etag:
+                yield key, node.etag, 0 if node.is_directory else node.size, 0
 
-    async def _delete_all(self, copies: dict[str, _Copy]) -> None:
+    async def _give_up(self, rename: Rename) -> None:
+        """Delete the copies that were made: the directory stays where it was."""
+        try:
+            await self.left.resume(rename)
+        except OSError:
+            self.left.later(rename)
+
+    async def _delete_all(self, rename: Rename) -> None:
         """Delete what was copied, but what somebody else has written since."""
-        if self._store.capabilities.conditional_delete:
+        if self._store.capabilities.conditional_delete or not rename.is_directory:
             at_once = asyncio.Semaphore(COPIES_AT_ONCE)
 
             async def delete(key: str, etag: str) -> None:
                 async with at_once:
-                    await self._copier.delete(key, etag)
+                    if not await self._copier.delete(key, etag):
+                        self._names.doubt_below(key)
 
-            await all_of(delete(key, done.etag) for key, done in copies.items())
+            await all_of(delete(key, done.etag) for key, done in rename.copies.items())
             return
-        keys = list(copies)
+        keys = list(rename.copies)
         for at in range(0, len(keys), PAGE_MAXIMUM):
             failed = await self._store.delete_many(keys[at : at + PAGE_MAXIMUM])
             for reason in failed.values():
@@ -191,15 +247,11 @@ class Renamer:
 
     async def _all_below(self, key: str) -> list[Listed]:
         found: list[Listed] = []
-        page: str | None = None
-        while True:
-            got = await self._store.list(key, page=page)
-            found += got.objects
+        async for page in pages(self._store, key):
+            found += page
             if len(found) > self._limit:
                 raise refused(errno.EXDEV)
-            page = got.next
-            if page is None:
-                return found
+        return found
 
 
 def _below(directory: Node) -> Iterator[Node]:

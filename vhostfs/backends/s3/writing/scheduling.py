@@ -16,7 +16,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -140,6 +140,7 @@ class Commits:
         self._refuses = False
         self._was_away = False
         self._recovery: asyncio.Task[None] | None = None
+        self._names_settled: Callable[[], Awaitable[None]] | None = None
 
     # ---- One file ----
 
@@ -464,6 +465,8 @@ class Commits:
     async def _attempt(self, number: int, waiting: _Waiting) -> None:
         node = waiting.node
         try:
+            if self._names_settled is not None:
+                await self._names_settled()
             await self.now(node)
         except OSError as error:
             await self._failed(waiting, error)
@@ -617,8 +620,14 @@ class Commits:
 
     # ---- Life ----
 
-    def begin(self, make_contents: Callable[[Node], Contents]) -> None:
-        """Go on with what an earlier daemon has left: its files are there at once, all else comes later."""
+    def begin(
+        self, make_contents: Callable[[Node], Contents], names_settled: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Go on with what an earlier daemon has left: its files are there at once, all else comes later.
+
+        Nothing is sent, unless somebody waits for it, before what is given has returned.
+        """
+        self._names_settled = names_settled
         if self._journaling is not None and self._recovery is None:
             for node in self._journaling.found(make_contents):
                 self._later(node, 0.0)
