@@ -70,10 +70,7 @@ class BucketPlace(RequestPlace):
     """The root of a mounted bucket, as Linux sees it: attributes that may not be believed are asked for."""
 
     def look_up(self, parent: int, name: bytes) -> EntryOut:
-        try:
-            entry = self.client.lookup(parent, name)
-        except FileNotFoundError:
-            return EntryOut()  # nothing is there, and that is not to be remembered
+        entry = super().look_up(parent, name)
         if entry.nodeid == 0 or entry.attr_valid or entry.attr_valid_nsec:
             return entry
         try:

@@ -153,8 +153,11 @@ class RequestPlace(Place):
         self.client.forget(entry.nodeid)
 
     def look_up(self, parent: int, name: bytes) -> EntryOut:
-        """Look a name up."""
-        return self.client.lookup(parent, name)
+        """Look a name up; nothing is there where it is not found, and where that is not to be remembered."""
+        try:
+            return self.client.lookup(parent, name)
+        except FileNotFoundError:
+            return EntryOut()
 
     @contextmanager
     def node(self, path: str) -> Iterator[int]:
