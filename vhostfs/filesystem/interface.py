@@ -146,7 +146,8 @@ class Filesystem[H]:
         """Find a name in a directory (LOOKUP).
 
         None answers that there is none, which the kernel may remember for negative_seconds; ENOENT that it
-        shall ask again each time. '.' and '..' come only over NFS.
+        shall ask again each time. '.' and '..' come only with
+        Options.nfs_export: to others a guest that sends them is answered ENOENT.
         """
         _missing()
 

@@ -218,11 +218,13 @@ def _names(parts: Parts) -> dict[int, Operation]:
     reply, reply_error = parts.channel.reply, parts.channel.reply_error
     entry_out, negative = parts.replies.entry, parts.replies.negative
     lookup_method = filesystem.lookup
+    # Only a guest that exports over NFS has reason to ask; where names are paths, '..' leads out of them.
+    dots = 0 if parts.options.nfs_export else errno.ENOENT
 
     def begin_lookup(
         _token: int, caller: Caller, node: int, batch: memoryview, at: int, end: int, _room: int, _data: int
     ) -> tuple[Any, Any]:
-        return lookup_method(caller, node, one_name(batch, at, end, 0)), None
+        return lookup_method(caller, node, one_name(batch, at, end, dots)), None
 
     def finish_lookup(token: int, result: Any, _context: Any) -> None:
         if result is not None:
@@ -235,7 +237,7 @@ def _names(parts: Parts) -> dict[int, Operation]:
     def lookup_at_once(
         token: int, caller: Caller, node: int, batch: memoryview, at: int, end: int, _room: int, _data: int
     ) -> tuple[Any, Any] | None:
-        result = lookup_method(caller, node, one_name(batch, at, end, 0))
+        result = lookup_method(caller, node, one_name(batch, at, end, dots))
         if type(result) is Entry:
             reply(token, entry_out(result))
         elif result is None and negative is not None:

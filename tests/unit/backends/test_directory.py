@@ -153,8 +153,14 @@ async def test_a_directory_that_became_a_link_on_the_host_leads_nowhere_else(
     assert (share / "moved/inside").is_dir()
 
 
-async def test_the_parent_of_the_root_is_the_root(client: Client, share: Path) -> None:
-    assert (await client.lookup(client.root, "..")).nodeid == client.root
+async def test_nothing_leads_above_the_root(
+    client: Client, filesystem: DirectoryFilesystem, share: Path
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        await client.lookup(client.root, "..")
+    above = filesystem.lookup(Caller(), client.root, "..")
+    assert above is not None
+    assert above.node == client.root
     listed = {entry.name: entry.ino for entry in await client.list_node(client.root)}
     assert listed[b".."] == share.stat().st_ino
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -290,6 +291,21 @@ async def test_dots_are_refused_where_something_is_made_removed_or_renamed(name:
             with pytest.raises(OSError, match=rf"Errno {error}\b"):
                 await attempt
         assert len(m.filesystem.calls) == before
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+async def test_dots_are_looked_up_only_where_a_guest_may_export_what_is_there(name: str) -> None:
+    class Exported(Everything):
+        options = Options(nfs_export=True)
+
+    async with mounted(Everything) as m:
+        with pytest.raises(FileNotFoundError):
+            await m.client.lookup(1, name)
+        assert name not in [call[-1] for call in m.filesystem.calls]
+    async with mounted(Exported) as m:
+        with contextlib.suppress(FileNotFoundError):
+            await m.client.lookup(1, name)
+        assert m.last() == ("lookup", 1, name)
 
 
 async def test_nodes_and_handles_that_were_not_given_out_are_refused() -> None:

@@ -87,6 +87,15 @@ async def test_what_is_in_memory_is_read(store: MemoryFileSystem) -> None:
         await fails(errno.EROFS, client.mkdir("/new"))
 
 
+async def test_nothing_leads_out_of_the_place(writable: FsspecFilesystem) -> None:
+    async with mount(writable) as client:
+        await client.mkdir("/directory")
+        directory = (await client.lookup(client.root, "directory")).nodeid
+        for node in (client.root, directory):
+            for name in (".", ".."):
+                await fails(errno.ENOENT, client.lookup(node, name))
+
+
 async def test_an_archive_elsewhere_is_read_by_a_chain(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "archive.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("directory/file", DATA)
