@@ -176,11 +176,10 @@ class Mover:
             said = {"do": "move", "path": self._at, "to": to}
             doing = [self._tell(said, client.rename(self._at, to))]
             name = chance.choice(self._names)
-            doing.insert(0, self._change(await self._node(f"{self._at}/{name}"), name))
+            doing.append(self._change(await self._node(f"{self._at}/{name}"), name))
             if len(self._names) < 8:
-                doing.insert(0, self._make(directory, f"new-{self._told}"))
-            for each in doing:
-                await each
+                doing.append(self._make(directory, f"new-{self._told}"))
+            await asyncio.gather(*doing)
             self._at = to
         os.write(1, json.dumps({"end": True}).encode() + b"\n")
         await asyncio.Event().wait()

@@ -75,6 +75,37 @@ async def test_what_is_written_below_a_directory_while_it_moves_moves_too(
         assert server.bucket.objects[f"moved/{name}"].data == b"new" + DATA[3:]
 
 
+@pytest.mark.parametrize("is_copied", [False, True], ids=["listed", "copied"])
+async def test_what_is_written_and_closed_below_a_directory_while_it_moves_moves_too(
+    client: Client, server: FakeS3, is_copied: bool
+) -> None:
+    """Changed or made, between the listing and its copy or after that."""
+    await client.mkdir("/d")
+    for name in ("one", "two"):
+        await client.write_bytes(f"/d/{name}", DATA)
+    directory = (await client.lookup(client.root, "d")).nodeid
+    node, handle = await _open(client, "/d/one")
+    server.requests.clear()
+    server.held["CopyObject"] = asyncio.Event()
+    moving = asyncio.ensure_future(client.rename("/d", "/moved"))
+    while not server.requests["CopyObject"]:
+        await server.changed()
+    if is_copied:
+        server.held.pop("CopyObject").set()
+    await client.write(node, handle, 0, b"new")
+    await client.flush(node, handle)
+    await client.release(node, handle)
+    entry, made = await client.create_at(directory, "made", os.O_WRONLY, 0o600)
+    await client.write(entry.nodeid, made.fh, 0, b"made")
+    await client.flush(entry.nodeid, made.fh)
+    await client.release(entry.nodeid, made.fh)
+    if not is_copied:
+        server.held.pop("CopyObject").set()
+    await moving
+    expected = {"moved/": b"", "moved/one": b"new" + DATA[3:], "moved/two": DATA, "moved/made": b"made"}
+    assert {key: found.data for key, found in server.bucket.objects.items()} == expected
+
+
 async def test_what_others_write_below_a_directory_while_it_moves_stays(
     client: Client, server: FakeS3
 ) -> None:

@@ -113,6 +113,7 @@ class Renamer:
         names = self._names
         old = names.key(node)
         new = f"{names.child_key(directory, name)}/"
+        writes = names.writes
         found = await self._all_below(old)
         longest = max((len(item.key.encode()) for item in found), default=0)
         if longest + len(new.encode()) - len(old.encode()) > KEY_MAXIMUM:
@@ -132,7 +133,7 @@ class Renamer:
                 self._note_copy(rename, key, Copied(etag, written.etag, modified))
 
         try:
-            held = await self._copy_all(node, found, rename, copy)
+            held = await self._copy_all(node, found, writes, rename, copy)
         except BaseException:
             await asyncio.shield(self._give_up(rename))
             raise
@@ -190,12 +191,22 @@ class Renamer:
         self,
         directory: Node,
         found: Sequence[Listed],
+        writes: int,
         rename: Rename,
         copy: Callable[[str, str, int, int], Coroutine[Any, Any, None]],
     ) -> AsyncExitStack:
         """Copy until all that is known is copied, and note that; return what keeps more from coming."""
-        writes = self._names.writes
-        await all_of(copy(each.key, each.etag, each.size, each.modified) for each in found)
+
+        async def copy_listed(item: Listed) -> None:
+            try:
+                await copy(item.key, item.etag, item.size, item.modified)
+            except ConditionError:
+                node = self._names.known(item.key)
+                if node is None or not (node.written > writes or node.is_local or node.opens):
+                    raise
+                # Written here since it was listed: it comes with what is late.
+
+        await all_of(map(copy_listed, found))
         while True:
             busy = sorted(_busy(directory), key=lambda node: node.number)
             async with AsyncExitStack() as stack:
