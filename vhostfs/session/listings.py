@@ -44,9 +44,9 @@ class Listing:
         self.skip = 0
         self.kept: tuple[DirEntry, int] | None = None
         """An entry, and its cookie, that did not fit."""
-        self.shown: list[tuple[DirEntry, int]] = []
-        """What the last reply had of entries without offsets, and their cookies."""
-        self.again: deque[tuple[DirEntry, int]] = deque()
+        self.shown: list[bytes] = []
+        """The records that the last reply had of entries without offsets; no attributes."""
+        self.again: deque[bytes] = deque()
         """Those of them that are asked for once more."""
         self.ended = False
 
@@ -69,11 +69,10 @@ class Listing:
 
         To count from a new beginning would miss entries, as others may have gone meanwhile.
         """
-        for at, (_, cookie) in enumerate(self.shown, 1):
-            if cookie == offset:
+        for at, record in enumerate(self.shown, 1):
+            if _cookie_of(record) == offset:
                 # Without attributes, which the kernel has been given, and which may be others by now.
-                for entry, each in reversed(self.shown[at:]):
-                    self.again.appendleft((DirEntry(entry.name, entry.ino, entry.type), each))
+                self.again.extendleft(reversed(self.shown[at:]))
                 self.position = offset
                 return True
         return False
@@ -121,11 +120,13 @@ class Listing:
 class Page:
     """One reply of READDIR or READDIRPLUS: whole records, as many as there is room for."""
 
-    __slots__ = ("_pack", "_records", "_room", "_size")
+    __slots__ = ("_pack", "_records", "_room", "_size", "shown")
 
     def __init__(self, room: int, pack: PackEntry | None) -> None:
         """Pack entries by `pack`, which counts a lookup, or without attributes."""
         self._records: list[bytes] = []
+        self.shown: list[bytes] = []
+        """The records of entries without offsets."""
         self._size = 0
         self._room = room
         self._pack = pack
@@ -156,8 +157,27 @@ class Page:
             known = held is not None and entry.name not in _DOTS
             self._records.append(pack(held) if held is not None and known else _NO_ENTRY)
         self._records.append(record)
+        if entry.offset is None:
+            self.shown.append(record)
         self._size = size
         return True
+
+    def add_again(self, record: bytes) -> bool:
+        """Append a record that an earlier page has shown; False where it does not fit."""
+        size = self._size + len(record) + (0 if self._pack is None else _ENTRY_SIZE)
+        if size > self._room:
+            return False
+        if self._pack is not None:
+            self._records.append(_NO_ENTRY)
+        self._records.append(record)
+        self.shown.append(record)
+        self._size = size
+        return True
+
+
+def _cookie_of(record: bytes) -> int:
+    cookie: int = _DIRENT.unpack_from(record)[1]
+    return cookie
 
 
 def _packed(entry: DirEntry, cookie: int) -> bytes:
@@ -237,7 +257,7 @@ class Lister:
         if not _add_kept(listing, page):
             return
         source: Any = listing.source
-        add, cookie_of, shown = page.add, listing.cookie, listing.shown
+        add, cookie_of = page.add, listing.cookie
         cookie = listing.position
         for entry in source:
             following = cookie_of(entry)
@@ -247,8 +267,6 @@ class Lister:
                 listing.kept = entry, following
                 listing.position = cookie
                 return
-            if entry.offset is None:
-                shown.append((entry, following))
             cookie = following
         listing.position = cookie
         listing.ended = True
@@ -258,7 +276,7 @@ class Lister:
         if not _add_kept(listing, page):
             return
         source: Any = listing.source
-        add, cookie_of, shown = page.add, listing.cookie, listing.shown
+        add, cookie_of = page.add, listing.cookie
         async for entry in source:
             cookie = cookie_of(entry)
             if cookie == 0:
@@ -266,29 +284,23 @@ class Lister:
             if not add(entry, cookie):
                 listing.kept = entry, cookie
                 return
-            if entry.offset is None:
-                shown.append((entry, cookie))
             listing.position = cookie
         listing.ended = True
 
 
 def _add_kept(listing: Listing, page: Page) -> bool:
     """Add what is asked for again, and the entry that did not fit before; tell whether to go on."""
-    shown = listing.shown = []
+    listing.shown = page.shown
     while listing.again:
-        entry, cookie = listing.again[0]
-        if not page.add(entry, cookie):
+        if not page.add_again(listing.again[0]):
             return False
-        shown.append(listing.again.popleft())
-        listing.position = cookie
+        listing.position = _cookie_of(listing.again.popleft())
     if listing.ended:
         return False
     if listing.kept is not None:
         entry, cookie = listing.kept
         if not page.add(entry, cookie):
             return False
-        if entry.offset is None:
-            shown.append(listing.kept)
         listing.position = cookie
         listing.kept = None
     return True
