@@ -106,6 +106,51 @@ async def test_what_is_written_and_closed_below_a_directory_while_it_moves_moves
     assert {key: found.data for key, found in server.bucket.objects.items()} == expected
 
 
+async def test_what_is_deleted_below_a_directory_while_it_moves_is_gone(
+    client: Client, server: FakeS3
+) -> None:
+    """Under both names, as is what is renamed or replaced there."""
+    await client.mkdir("/d")
+    await client.mkdir("/d/empty")
+    for name in ("deleted", "renamed", "replaced", "stays"):
+        await client.write_bytes(f"/d/{name}", name.encode())
+    directory = (await client.lookup(client.root, "d")).nodeid
+    server.requests.clear()
+    server.held["CopyObject"] = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.rename("/d", "/moved"))
+        while not server.requests["CopyObject"]:
+            await server.changed()
+        group.create_task(client.unlink_at(directory, "deleted"))
+        group.create_task(client.rmdir_at(directory, "empty"))
+        group.create_task(client.rename_at(directory, "renamed", directory, "replaced"))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        server.held.pop("CopyObject").set()
+    expected = {"moved/": b"", "moved/replaced": b"renamed", "moved/stays": b"stays"}
+    assert {key: found.data for key, found in server.bucket.objects.items()} == expected
+
+
+async def test_a_directory_moves_when_what_is_deleted_below_it_is_gone(
+    client: Client, server: FakeS3
+) -> None:
+    await client.mkdir("/d")
+    for name in ("deleted", "stays"):
+        await client.write_bytes(f"/d/{name}", name.encode())
+    server.requests.clear()
+    server.held["DeleteObject"] = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(client.unlink("/d/deleted"))
+        while not server.requests["DeleteObject"]:
+            await server.changed()
+        group.create_task(client.rename("/d", "/moved"))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        server.held.pop("DeleteObject").set()
+    found = {key: each.data for key, each in server.bucket.objects.items()}
+    assert found == {"moved/": b"", "moved/stays": b"stays"}
+
+
 async def test_what_others_write_below_a_directory_while_it_moves_stays(
     client: Client, server: FakeS3
 ) -> None:

@@ -141,6 +141,12 @@ async def test_who_replaces_what_others_have_written_is_told_once(believing: Cli
     assert server.bucket.objects["other"].data == DATA
 
 
+async def test_who_replaces_what_others_have_deleted_is_told_once(believing: Client, server: FakeS3) -> None:
+    server.bucket.delete("other")
+    await _is_told_once(lambda: believing.rename("/one", "/other"))
+    assert server.bucket.objects["other"].data == DATA
+
+
 async def test_who_renames_to_what_others_have_made_is_told_once(believing: Client, server: FakeS3) -> None:
     server.bucket.put("new", b"theirs", {})
     await _is_told_once(lambda: believing.rename("/one", "/new"))

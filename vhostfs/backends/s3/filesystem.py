@@ -26,6 +26,7 @@ from vhostfs.backends.s3.operating.reporting import Reporter
 from vhostfs.backends.s3.options import Handle, Metadata, S3Options
 from vhostfs.backends.s3.spool import Spool
 from vhostfs.backends.s3.store import REWRITE_MAXIMUM, ObjectStore
+from vhostfs.backends.s3.writing.moves import Moves
 from vhostfs.backends.s3.writing.renaming import Renamer
 from vhostfs.filesystem import (
     Attr,
@@ -71,6 +72,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         """
         self._local, self._probe = local, probe
         super().__init__(store, options, BlockCache(store, memory, shelf), spool, journal)
+        self._moves = Moves()
         self._renamer = Renamer(
             store,
             self._names,
@@ -253,7 +255,8 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         node = await self._existing(directory, name)
         if node.is_directory:
             raise refused(errno.EISDIR)
-        async with self._commits.lock(node):
+        async with self._moves.taking(directory), self._commits.lock(node):
+            _has_name(node, directory, name)
             contents = node.contents
             if contents is not None and node.opens:
                 await contents.keep()
@@ -274,17 +277,19 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         node = await self._existing(directory, name)
         if not node.is_directory:
             raise refused(errno.ENOTDIR)
-        is_full, has_index = await self._what_is_in(node)
-        if is_full:
-            raise refused(errno.ENOTEMPTY)
-        async with self._commits.lock(node):
-            if node.etag is not None or node.intent is None:
-                with self._commits.deleting(node):
-                    await self._store.delete(self._names.key(node))
-                if has_index:
-                    await self._store.delete(self._names.key(node) + INDEX)
-            self._commits.deleted(node)
-            self._names.nodes.detach(node)
+        async with self._moves.taking(directory, node):
+            _has_name(node, directory, name)
+            is_full, has_index = await self._what_is_in(node)
+            if is_full:
+                raise refused(errno.ENOTEMPTY)
+            async with self._commits.lock(node):
+                if node.etag is not None or node.intent is None:
+                    with self._commits.deleting(node):
+                        await self._store.delete(self._names.key(node))
+                    if has_index:
+                        await self._store.delete(self._names.key(node) + INDEX)
+                self._commits.deleted(node)
+                self._names.nodes.detach(node)
         directory.touch()
         await self._keep_directory(directory)
 
@@ -304,12 +309,12 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         replaced = await self._names.find(target, new_name)
         if replaced is not None and flags & RenameFlags.NOREPLACE:
             raise refused(errno.EEXIST)
-        if _is_below(target, node):
+        if target.is_below(node):
             raise refused(errno.EINVAL)
         if replaced is node:
             return
         if replaced is not None:
-            if _is_below(source, replaced):
+            if source.is_below(replaced):
                 raise refused(errno.ENOTEMPTY)
             if replaced.is_directory and not node.is_directory:
                 raise refused(errno.EISDIR)
@@ -317,36 +322,47 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 raise refused(errno.ENOTDIR)
             if replaced.is_directory and await self._has_children(replaced):
                 raise refused(errno.ENOTEMPTY)
-        if node.is_directory:
-            await self._commits.below(node)
-            async with AsyncExitStack() as held:
-                if replaced is not None:
-                    await held.enter_async_context(self._commits.lock(replaced))
-                    held.enter_context(self._commits.deleting(replaced))
-                rename = await self._renamer.move_directory(node, target, new_name, replaced)
-                if replaced is not None:
-                    self._commits.deleted(replaced)
-                await self._renamer.delete_old(rename)
-        else:
-            if node.etag is not None or (node.contents is None and replaced is not None):
-                await self._commits.now(node)
-            async with AsyncExitStack() as held:
-                both = [node] if replaced is None else sorted((node, replaced), key=lambda each: each.number)
-                for each in both:
-                    await held.enter_async_context(self._commits.lock(each))
-                if replaced is not None:
-                    if replaced.contents is not None and replaced.opens:
-                        await replaced.contents.keep()
-                    held.enter_context(self._commits.deleting(replaced))
-                left = await self._renamer.move_file(node, target, new_name, replaced)
-                self._commits.moved(node, replaced)
-                if replaced is not None:
-                    self._drop_contents(replaced)
-                if left is not None:
-                    await self._renamer.delete_old(left)
+        places = (source, target) if replaced is None else (source, target, replaced)
+        async with self._moves.taking(*places, moved=node if node.is_directory else None):
+            _has_name(node, source, name)
+            if replaced is not None:
+                _has_name(replaced, target, new_name)
+            if node.is_directory:
+                await self._move_directory(node, target, new_name, replaced)
+            else:
+                await self._move_file(node, target, new_name, replaced)
         source.touch()
         target.touch()
         await self._keep_directory(source)
+
+    async def _move_directory(self, node: Node, target: Node, new_name: str, replaced: Node | None) -> None:
+        await self._commits.below(node)
+        async with AsyncExitStack() as held:
+            if replaced is not None:
+                await held.enter_async_context(self._commits.lock(replaced))
+                held.enter_context(self._commits.deleting(replaced))
+            rename = await self._renamer.move_directory(node, target, new_name, replaced)
+            if replaced is not None:
+                self._commits.deleted(replaced)
+            await self._renamer.delete_old(rename)
+
+    async def _move_file(self, node: Node, target: Node, new_name: str, replaced: Node | None) -> None:
+        if node.etag is not None or (node.contents is None and replaced is not None):
+            await self._commits.now(node)
+        async with AsyncExitStack() as held:
+            both = [node] if replaced is None else sorted((node, replaced), key=lambda each: each.number)
+            for each in both:
+                await held.enter_async_context(self._commits.lock(each))
+            if replaced is not None:
+                if replaced.contents is not None and replaced.opens:
+                    await replaced.contents.keep()
+                held.enter_context(self._commits.deleting(replaced))
+            left = await self._renamer.move_file(node, target, new_name, replaced)
+            self._commits.moved(node, replaced)
+            if replaced is not None:
+                self._drop_contents(replaced)
+            if left is not None:
+                await self._renamer.delete_old(left)
 
     # ---- Directories ----
 
@@ -389,10 +405,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
         await self._commits.recovered()
 
 
-def _is_below(node: Node, directory: Node) -> bool:
-    at: Node | None = node
-    while at is not None:
-        if at is directory:
-            return True
-        at = at.parent
-    return False
+def _has_name(node: Node, directory: Node, name: str) -> None:
+    """Refuse a node that has lost its name, or has another one, since it was found: Linux asks again."""
+    if node.gone or node.parent is not directory or node.name != name:
+        raise refused(errno.ESTALE)

@@ -147,6 +147,13 @@ class Node:
             waiting += node.children.values()
         return False
 
+    def is_below(self, directory: Node) -> bool:
+        """Tell whether it is a directory, or lies anywhere below it."""
+        at: Node | None = self
+        while at is not None and at is not directory:
+            at = at.parent
+        return at is not None
+
     @property
     def path(self) -> str:
         """Return the key without the mount's prefix, and without a directory's last slash."""

@@ -29,6 +29,7 @@ from vhostfs.backends.s3.store import (
     PAGE_MAXIMUM,
     ConditionError,
     Listed,
+    MissingError,
     ObjectStore,
     StoreError,
 )
@@ -93,11 +94,12 @@ class Renamer:
                     self.left.ended(rename)
                 else:
                     self.left.later(rename)
-                if isinstance(error, ConditionError):
+                if isinstance(error, ConditionError | MissingError):
+                    directory.listed_until = 0.0
                     for other in (node, replaced):
                         if other is not None:
-                            other.posix, other.expires = None, 0.0
-                    directory.listed_until = 0.0
+                            names.doubt(other)
+                    raise refused(errno.ESTALE) from error
                 raise
         names.nodes.move(node, directory, name)
         _take_version(node, names.key(node), etag)
