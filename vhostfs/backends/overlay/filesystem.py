@@ -143,12 +143,6 @@ class OverlayFilesystem(Filesystem[Handle]):
     async def lookup(self, caller: Caller, parent: int, name: str) -> Entry | None:
         """Find a name in the topmost layer that has it, and in those below where it is a directory."""
         with self._tree.using(parent) as directory:
-            if name == "." or (name == ".." and directory.parent is None):
-                return self._entry(directory, await directory.real.layer.getattr(directory.real.node))
-            if name == "..":
-                assert directory.parent is not None
-                above = directory.parent
-                return self._entry(above, await above.real.layer.getattr(above.real.node))
             child = await self._tree.child(directory, name)
             if child is None:
                 return None

@@ -148,12 +148,7 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
 
     async def lookup(self, caller: Caller, parent: int, name: str) -> Entry | None:
         """Find a name."""
-        directory = self._directory(parent)
-        if name == ".":
-            return self._entry(directory)
-        if name == "..":
-            return self._entry(directory.parent or directory)
-        node = await self._names.find(directory, name)
+        node = await self._names.find(self._directory(parent), name)
         if node is not None:
             await self._commits.look(node)
         if node is None or node.gone:
