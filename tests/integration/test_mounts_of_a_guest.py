@@ -51,7 +51,8 @@ cat >/tmp/rings.yaml <<END
 devices:
   - socket: {{path: /run/none}}
     mounts:
-      /: {{type: passthrough, cache: never, shared_dir: /tmp/share, layers: [{{type: rate_limit, bytes: 1GiB}}]}}
+      /: {{type: passthrough, cache: never, shared_dir: /tmp/share,
+          layers: [{{type: rate_limit, bytes: 1GiB}}]}}
 END
 reads() {{
     sum=0
