@@ -341,10 +341,11 @@ async def test_what_was_written_again_under_the_old_name_is_not_deleted(
         assert await _tree(client) == {*NEW, "d/", "d/one", "d/two"}
 
 
-async def test_what_is_open_under_a_copys_name_is_not_deleted(
-    mounts: Mounts, cutter: Cutter, server: FakeS3, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who writes it then brings it to the bucket; all else is taken back."""
+@asynccontextmanager
+async def _with_an_open_copy(
+    mounts: Mounts, cutter: Cutter, monkeypatch: pytest.MonkeyPatch, flags: int
+) -> AsyncIterator[tuple[Client, S3Filesystem, int, int]]:
+    """Mount what is left of a rename, and open a copy before it is taken back; yield its node and handle."""
     monkeypatch.setattr(resuming, "RETRY_SECONDS", 0.001)
     cuts = await _cuts_of_a_directory(mounts, cutter)
     cut = next(each for each in cuts if {"d/one", "moved/one"} <= set(each.objects))
@@ -353,9 +354,22 @@ async def test_what_is_open_under_a_copys_name_is_not_deleted(
     async with mounts.of(cut) as (client, filesystem):
         directory = (await client.lookup(client.root, "moved")).nodeid
         node = (await client.lookup(directory, "one")).nodeid
-        handle = (await client.open_node(node, os.O_RDWR)).fh
+        handle = (await client.open_node(node, flags)).fh
         begin(filesystem._renamer.left)
         await filesystem.recovered()
+        yield client, filesystem, node, handle
+
+
+async def test_what_is_open_under_a_copys_name_is_not_deleted(
+    mounts: Mounts, cutter: Cutter, server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who writes it then brings it to the bucket; all else is taken back."""
+    async with _with_an_open_copy(mounts, cutter, monkeypatch, os.O_RDWR) as (
+        client,
+        filesystem,
+        node,
+        handle,
+    ):
         await client.write(node, handle, 0, b"new")
         await client.flush(node, handle)
         await client.release(node, handle)
@@ -369,17 +383,12 @@ async def test_what_is_only_read_under_a_copys_name_is_taken_back_when_it_is_clo
     mounts: Mounts, cutter: Cutter, server: FakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its reader reads on until then."""
-    monkeypatch.setattr(resuming, "RETRY_SECONDS", 0.001)
-    cuts = await _cuts_of_a_directory(mounts, cutter)
-    cut = next(each for each in cuts if {"d/one", "moved/one"} <= set(each.objects))
-    begin = Resumer.begin
-    monkeypatch.setattr(Resumer, "begin", lambda _resumer: None)
-    async with mounts.of(cut) as (client, filesystem):
-        directory = (await client.lookup(client.root, "moved")).nodeid
-        node = (await client.lookup(directory, "one")).nodeid
-        handle = (await client.open_node(node, os.O_RDONLY)).fh
-        begin(filesystem._renamer.left)
-        await filesystem.recovered()
+    async with _with_an_open_copy(mounts, cutter, monkeypatch, os.O_RDONLY) as (
+        client,
+        filesystem,
+        node,
+        handle,
+    ):
         assert await client.read(node, handle, 0, 10) == DATA[:10]
         assert _renames(filesystem)
         await client.release(node, handle)

@@ -166,7 +166,6 @@ class _WayBack:
     """Where the first of them ended."""
     position: int
     """Where the last one began."""
-    contiguous: int = 1
     part: int = BACKWARD_WINDOW
     window: Window = field(default_factory=lambda: Window(BACKWARD_WINDOW))
     fetched_from: int = 0
@@ -189,6 +188,10 @@ class Reader:
         self._size = size
         self._streams: deque[_Stream] = deque()
         self._ends: deque[int] = deque(maxlen=STREAMS)
+        self._lone_begin = 0
+        """Where the last read began that no stream has."""
+        self._backward = 0
+        """How many of them, one after another, lie each before the last."""
         self._back: _WayBack | None = None
 
     async def read(self, offset: int, target: Target, begin: int, end: int) -> None:
@@ -273,14 +276,16 @@ class Reader:
 
     def _way_back_of(self, offset: int, size: int) -> _WayBack | None:
         """Return the way back that a read belongs to; None for one that is on none."""
-        back = self._back
-        if back is None or not offset < back.position <= offset + size:
+        goes_on = offset < self._lone_begin <= offset + size
+        self._backward = self._backward + 1 if goes_on else 1
+        self._lone_begin = offset
+        if self._backward < BACKWARD_READS:
             self._drop_way_back()
-            self._back = _WayBack(offset + size, offset, fetched_from=offset // BLOCK * BLOCK)
             return None
-        back.position = offset
-        back.contiguous += 1
-        return back if back.contiguous >= BACKWARD_READS else None
+        if self._back is None:
+            self._back = _WayBack(offset + size, offset, fetched_from=offset // BLOCK * BLOCK)
+        self._back.position = offset
+        return self._back
 
     def _fetch_missing(self, begin: int, end: int, *, direct: bool) -> bool:
         """Begin to fetch what a read lacks; return whether it lacked nothing."""
