@@ -315,13 +315,13 @@ class S3Filesystem(FileOperations, ExtendedAttributes):
                 raise refused(errno.EISDIR)
             if node.is_directory and not replaced.is_directory:
                 raise refused(errno.ENOTDIR)
-            if replaced.is_directory and await self._has_children(replaced):
-                raise refused(errno.ENOTEMPTY)
         places = (source, target) if replaced is None else (source, target, replaced)
         async with self._moves.taking(*places, moved=node if node.is_directory else None):
             _has_name(node, source, name)
             if replaced is not None:
                 _has_name(replaced, target, new_name)
+                if replaced.is_directory and await self._has_children(replaced):
+                    raise refused(errno.ENOTEMPTY)
             if node.is_directory:
                 await self._move_directory(node, target, new_name, replaced)
             else:
